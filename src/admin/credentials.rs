@@ -25,7 +25,8 @@ use super::server::Peer;
 use crate::http::{Problem, whole_seconds};
 use crate::lifecycle::Stage;
 use crate::shared_request::NoOutcome;
-use crate::telemetry::audit;
+use crate::telemetry::Events;
+use crate::telemetry::trail::Operation;
 use crate::token::{
     Adopted, Generation, GrantOrigin, NotAdopted, Operator, Reason, Refreshed, TokenSource, Unavailable,
 };
@@ -42,6 +43,7 @@ pub struct Credentials(Arc<ArcSwap<Operated>>);
 #[derive(Debug)]
 struct Operated {
     access: Arc<Access>,
+    events: Events,
     all: Vec<(TokenSource, Operator)>,
     stage: watch::Receiver<Stage>,
 }
@@ -84,6 +86,9 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<String>,
     state: &'static str,
+    reason: Option<&'static str>,
+    since: Option<String>,
+    needs_person: bool,
     generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token_expires_at: Option<String>,
@@ -110,15 +115,30 @@ struct RefreshedToken {
 
 impl Credentials {
     /// The credentials, for requests that `access` authorizes.
-    pub fn new(access: Access, all: Vec<(TokenSource, Operator)>, stage: watch::Receiver<Stage>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(Operated { access: Arc::new(access), all, stage })))
+    pub fn new(
+        access: Access,
+        all: Vec<(TokenSource, Operator)>,
+        stage: watch::Receiver<Stage>,
+        events: Events,
+    ) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Operated { access: Arc::new(access), events, all, stage })))
+    }
+
+    /// The readers of events.
+    pub fn events(&self) -> Events {
+        self.0.load().events.clone()
+    }
+
+    /// The credentials.
+    pub fn all(&self) -> Vec<(TokenSource, Operator)> {
+        self.0.load().all.clone()
     }
 
     /// Replaces the credentials, and the access if another is given.
     pub fn change(&self, access: Option<Access>, all: Vec<(TokenSource, Operator)>) {
         let access = access.map_or_else(|| self.access(), Arc::new);
-        let stage = self.0.load().stage.clone();
-        self.0.store(Arc::new(Operated { access, all, stage }));
+        let (stage, events) = (self.0.load().stage.clone(), self.events());
+        self.0.store(Arc::new(Operated { access, events, all, stage }));
     }
 
     /// Decides which requests are authorized.
@@ -139,14 +159,14 @@ pub(super) async fn answer(
     let credential = operated.all.iter().find(|(source, _)| source.name() == name);
     let outcome = operated.carry_out(&head, body, peer.ip(), credential, action).await;
     // The log does not repeat unknown names.
-    let operation = audit::Operation {
+    let operation = Operation {
         action: action.map_or("none", Action::name),
         credential: credential.map_or("", |(source, _)| source.name()),
         peer: peer.ip(),
     };
     match outcome {
         Ok(response) if matches!(action, Some(Action::List | Action::Show)) => response,
-        outcome => audited(&operation, outcome),
+        outcome => audited(&operation, &operated.events, outcome),
     }
 }
 
@@ -261,18 +281,21 @@ fn list(all: &[(TokenSource, Operator)]) -> Response {
 }
 
 fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
-    let failure = source.failure();
+    let status = operator.status(source);
     Shown {
         name: source.name(),
         grant: operator.grant,
         takes_grant: operator.takes_grants,
         origin: operator.origin.without_query(),
-        tenant: source.tenant(),
-        state: source.state(),
-        generation: source.generation().number(),
-        refresh_token_expires_at: source.refresh_token_expires().and_then(date),
-        last_error: failure.as_ref().map(ToString::to_string),
-        help: failure.map(|failure| operator.help(&failure)),
+        tenant: status.tenant,
+        state: status.state.as_str(),
+        reason: status.reason,
+        since: date(status.since),
+        needs_person: status.needs_person,
+        generation: status.generation,
+        refresh_token_expires_at: status.refresh_token_expires.and_then(date),
+        last_error: status.failure.as_ref().map(ToString::to_string),
+        help: status.help,
     }
 }
 

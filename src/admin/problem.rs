@@ -7,7 +7,8 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::http::Problem;
-use crate::telemetry::audit::Operation;
+use crate::telemetry::Events;
+use crate::telemetry::trail::Operation;
 
 impl From<Problem> for Response {
     fn from(problem: Problem) -> Self {
@@ -19,15 +20,19 @@ impl From<Problem> for Response {
     }
 }
 
-/// Records an operation in the audit trail, and returns its response.
-pub(super) fn audited(operation: &Operation<'_>, outcome: Result<Response, Problem>) -> Response {
+/// Records an operation as an event, and returns its response.
+pub(super) fn audited(
+    operation: &Operation<'_>,
+    events: &Events,
+    outcome: Result<Response, Problem>,
+) -> Response {
     match outcome {
         Ok(response) => {
-            operation.done(response.status().as_u16());
+            operation.done(events, response.status().as_u16());
             response
         }
         Err(problem) => {
-            operation.refused(problem.status.as_u16(), problem.code);
+            operation.refused(events, problem.status.as_u16(), problem.code);
             problem.into()
         }
     }

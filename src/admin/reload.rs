@@ -15,7 +15,7 @@ use super::server::Peer;
 use crate::http::Problem;
 use crate::reload::{NotReloaded, Reloads};
 use crate::shared_request::NoOutcome;
-use crate::telemetry::audit;
+use crate::telemetry::trail::Operation;
 
 /// How long a request waits for the outcome: longer than a reload that waits for token requests.
 const RELOAD_WAIT: Duration = Duration::from_mins(1);
@@ -68,8 +68,9 @@ pub(super) async fn answer(
     Extension(peer): Peer,
     request: Request<Body>,
 ) -> Response {
-    let operation = audit::Operation { action: "reload", credential: "", peer: peer.ip() };
-    audited(&operation, reloading.carry_out(request, peer).await)
+    let operation = Operation { action: "reload", credential: "", peer: peer.ip() };
+    let events = reloading.credentials.events();
+    audited(&operation, &events, reloading.carry_out(request, peer).await)
 }
 
 /// The response to a reload that changed nothing.

@@ -15,6 +15,7 @@ use crate::admin::{Access, Credentials, Readiness, Reloading};
 use crate::config::Config;
 use crate::lifecycle::Stage;
 use crate::reload::Reloads;
+use crate::telemetry::Events;
 
 /// The open admin address and the state that it serves.
 #[derive(Debug)]
@@ -36,12 +37,17 @@ impl AdminAddress {
         (credentials, discoveries): (&[Credential], &Discoveries),
         stage: watch::Receiver<Stage>,
         reloads: Option<Reloads>,
+        events: &Events,
         tasks: &mut JoinSet<&'static str>,
     ) -> Result<Self, StartError> {
         let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
-        let operated =
-            Credentials::new(Access::new(&config.admin, address), operated(credentials), stage.clone());
+        let operated = Credentials::new(
+            Access::new(&config.admin, address),
+            operated(credentials),
+            stage.clone(),
+            events.clone(),
+        );
         let readiness = Readiness::new(counted(credentials), discoveries.sources(), stage);
         let reloading = Reloading::new(operated.clone(), reloads);
         info!(%address, "admin listening");

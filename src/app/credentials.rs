@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::StatePlace;
 use crate::lifecycle::Stage;
+use crate::telemetry::Events;
 use crate::tls::client::Trust;
 use crate::token::{DurableState, Operator, Refresher, TokenClient, TokenSource};
 
@@ -90,15 +91,17 @@ pub(super) fn plan(
     after: &[Config],
     before: &[(Config, TokenSource)],
     trust: &Trust,
+    events: &Events,
     clock: Clock,
 ) -> Result<Vec<Plan>, StartError> {
-    after.iter().map(|config| plan_one(config, before, trust, clock)).collect()
+    after.iter().map(|config| plan_one(config, before, trust, events, clock)).collect()
 }
 
 fn plan_one(
     config: &Config,
     before: &[(Config, TokenSource)],
     trust: &Trust,
+    events: &Events,
     clock: Clock,
 ) -> Result<Plan, StartError> {
     let same_name = before.iter().find(|(other, _)| other.name == config.name);
@@ -116,7 +119,8 @@ fn plan_one(
     }
     let no_state = DurableState::in_memory(clock);
     let (refresher, source) = Refresher::new(Arc::clone(config), client, no_state, clock);
-    let step = Step::Begin { refresher: Box::new(refresher), place, inherits: account.is_some() };
+    let refresher = Box::new(refresher.recorded_by(events));
+    let step = Step::Begin { refresher, place, inherits: account.is_some() };
     Ok(Plan { source, step })
 }
 

@@ -44,6 +44,8 @@ use crate::proxy::worker;
 use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::Reloads;
+use crate::telemetry::event::Name;
+use crate::telemetry::{Event, Events};
 use crate::tls::client::Trust;
 use crate::token::state::LONGEST_WRITE_AT_STOP;
 use crate::token::{DurableState, Refresher};
@@ -75,6 +77,8 @@ pub struct Daemon {
     refreshers: Refreshers,
     /// Serve the admin address, discoveries and certificates; end when dropped.
     tasks: JoinSet<&'static str>,
+    /// Outlives every reload.
+    events: Events,
 }
 
 /// A part of the daemon ended unexpectedly.
@@ -119,8 +123,9 @@ impl Daemon {
         let clock = Clock::system();
         let trust = Trust::default();
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
+        let events = Events::new(instance.clone());
         let mut built = Vec::new();
-        for Plan { source, step } in plan(&config.credentials, &[], &trust, clock)? {
+        for Plan { source, step } in plan(&config.credentials, &[], &trust, &events, clock)? {
             // At the start each credential begins anew.
             if let Step::Begin { refresher, place: Place::Opened(durable), .. } = step {
                 built.push((refresher.with_state(*durable), source));
@@ -174,6 +179,7 @@ impl Daemon {
             (&credentials, &discoveries),
             stages.watch(),
             reloads,
+            &events,
             &mut tasks,
         )?;
         Ok(Self {
@@ -194,12 +200,18 @@ impl Daemon {
             threads,
             refreshers,
             tasks,
+            events,
         })
     }
 
     /// The addresses that callers connect to.
     pub fn addresses(&self) -> Vec<Listen> {
         self.listen_sockets.addresses()
+    }
+
+    /// The readers of events, and the history of each credential.
+    pub const fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The configuration in force.
@@ -255,6 +267,7 @@ impl Daemon {
         }
         self.cut().await;
         info!("stopped");
+        self.events.record_unlogged(Event::now(Name::DaemonStopped));
     }
 
     /// Closes all connections at once, after a part of the daemon has died. Token requests that use a refresh

@@ -86,6 +86,7 @@ impl Daemon {
         service_settings.resize();
         self.admin.change((&self.config, &config), &credentials, &discoveries);
 
+        self.events.keep_only(config.credentials.iter().map(|one| one.name.as_str()));
         self.discoveries.end_without(&discoveries);
         // The refresher of a removed or replaced credential ends when the last clone of its `Credential` is
         // dropped.
@@ -99,7 +100,9 @@ impl Daemon {
         let before: Vec<_> =
             self.credentials.iter().map(|one| (Arc::clone(&one.config), one.source.clone())).collect();
         let (config, trust, clock) = (Arc::clone(config), Arc::clone(trust), self.clock);
-        let planning = tokio::task::spawn_blocking(move || plan(&config.credentials, &before, &trust, clock));
+        let events = self.events.clone();
+        let planning =
+            tokio::task::spawn_blocking(move || plan(&config.credentials, &before, &trust, &events, clock));
         let planned = tokio::time::timeout(DISK_TIMEOUT, planning).await;
         planned.map_err(|_| StartError::Disk)?.map_err(io::Error::other)?
     }

@@ -1,5 +1,11 @@
-//! Reports to the operator: the log and the audit trail.
+//! Reports to the operator: events and their readers, the log, and the history of each credential.
 
-pub mod audit;
+pub mod event;
+pub mod events;
+pub mod history;
 pub mod log;
 pub mod throttle;
+pub mod trail;
+
+pub use event::Event;
+pub use events::{Events, Sink};

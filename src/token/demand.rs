@@ -53,6 +53,14 @@ impl Demanded {
     }
 }
 
+/// Which parties reject a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rejection {
+    None,
+    Some,
+    All,
+}
+
 impl Demands {
     /// Another party, which demands nothing. A party that is dropped withdraws its demand.
     pub(super) fn party(&self) -> Arc<Demand> {
@@ -66,6 +74,20 @@ impl Demands {
     /// Whether a party demands a later token than this one.
     pub(super) fn exceed(&self, generation: Generation) -> bool {
         self.parties().any(|party| party.exceeds(generation))
+    }
+
+    /// Which parties demand a later token than this one.
+    pub(super) fn rejection(&self, generation: Generation) -> Rejection {
+        let (mut some, mut all) = (false, true);
+        for party in self.parties() {
+            let exceeds = party.exceeds(generation);
+            (some, all) = (some || exceeds, all && exceeds);
+        }
+        match (some, all) {
+            (false, _) => Rejection::None,
+            (true, false) => Rejection::Some,
+            (true, true) => Rejection::All,
+        }
     }
 
     /// Withdraws every demand for a later token than this one: the server issues no other.

@@ -4,6 +4,7 @@
 //! - [`trial`], [`login`] and [`api_discovery`]: one token request for `bearerd check --online`, a person's login in a browser,
 //!   and the task that looks up an API's address;
 //! - [`refresher`]: the task of one credential, which makes its token requests;
+//! - [`status`]: a credential as operators see it, in one vocabulary of states and reasons;
 //! - `source` and `operator`: a credential as the request loop uses it ([`TokenSource`]), and as the admin API does
 //!   ([`Operator`]);
 //! - `rotation`, `client_secrets` and `progress`: the choice of a grant and of a client secret, and the refresher's progress for
@@ -38,6 +39,7 @@ pub mod refresher;
 mod rotation;
 mod source;
 pub mod state;
+pub mod status;
 pub mod store;
 pub mod trial;
 
@@ -50,4 +52,5 @@ pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
 pub use source::{NotReplaced, TokenSource};
 pub use state::DurableState;
+pub use status::{CredentialState, CredentialStatus};
 pub use store::Current;

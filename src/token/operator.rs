@@ -14,13 +14,14 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::access_token::Generation;
-use super::error::TokenError;
-use super::help::help;
 use super::progress::Unavailable;
+use super::source::TokenSource;
+use super::status::CredentialStatus;
 use crate::clock::{Clock, Moment};
 use crate::config::{Credential, Endpoint};
 use crate::peer_text::printable;
 use crate::shared_request::{self, NoOutcome, Requester, Responder};
+use crate::telemetry::history::History;
 
 /// Grants that may wait in the channel to a busy refresher; a further one waits before the channel.
 const MAX_WAITING_GRANTS: usize = 4;
@@ -36,6 +37,7 @@ pub struct Operator {
     pub origin: GrantOrigin,
     /// The credential, for help with its failures.
     credential: Arc<Credential>,
+    history: Arc<History>,
     grants: mpsc::Sender<GrantOrder>,
     refreshes: Requester<Refreshed>,
     clock: Clock,
@@ -149,9 +151,14 @@ pub enum Refreshed {
 }
 
 impl Operator {
-    /// What a person can do about a failed token request.
-    pub fn help(&self, failure: &TokenError) -> String {
-        help(failure, &self.credential)
+    /// The credential's status now. `source` reads the same credential's tokens.
+    pub fn status(&self, source: &TokenSource) -> CredentialStatus {
+        CredentialStatus::now(source, &self.credential, &self.history)
+    }
+
+    /// The credential, as it is configured.
+    pub fn credential(&self) -> &Credential {
+        &self.credential
     }
 
     /// Hands over a new grant, and waits until it is adopted, and durable or known not to be.
@@ -223,12 +230,13 @@ impl Orders {
         &self,
         credential: &Arc<Credential>,
         takes_grants: bool,
+        history: &Arc<History>,
         clock: Clock,
     ) -> Operator {
         let (grants, refreshes) = (self.sender.clone(), self.refreshes.requester());
         let (grant, origin) = (credential.grant_name(), GrantOrigin::of(credential));
-        let credential = Arc::clone(credential);
-        Operator { grant, takes_grants, origin, credential, grants, refreshes, clock }
+        let (credential, history) = (Arc::clone(credential), Arc::clone(history));
+        Operator { grant, takes_grants, origin, credential, history, grants, refreshes, clock }
     }
 
     /// Waits for a new order.

@@ -25,6 +25,23 @@ pub(super) struct RefreshProgress {
     pub(super) unchanged_until: Option<Moment>,
     /// When the refresh token ends, if that is known.
     pub(super) refresh_token_end: Option<Moment>,
+    /// What operators see besides.
+    pub(super) standing: Standing,
+}
+
+/// What operators see of a refresher, as of its latest step.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Standing {
+    /// When the next token is due; `None` while only a person can help.
+    pub(super) due: Option<Moment>,
+    /// How often the refresh token was replaced since a person authorized the client.
+    pub(super) rotations: u64,
+    /// Whether the state outlives a restart.
+    pub(super) is_durable: bool,
+    /// When the quota of token requests is full again.
+    pub(super) quota_full_at: Moment,
+    /// Whether the refresh token ends soon, and no refresh moves its end.
+    pub(super) is_grant_expiring: bool,
 }
 
 /// No usable token: why, and when one may be available.
@@ -60,6 +77,26 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons.
+    pub const ALL: [Self; 8] = [
+        Self::WaitingForFirstToken,
+        Self::EndpointUnavailable,
+        Self::EndpointRateLimited,
+        Self::QuotaExhausted,
+        Self::ClientRejected,
+        Self::ReauthorizationRequired,
+        Self::RotationLimit,
+        Self::ScopeMissing,
+    ];
+
+    /// Whether the reason stays until a person acts.
+    pub const fn needs_person(self) -> bool {
+        matches!(
+            self,
+            Self::ClientRejected | Self::ReauthorizationRequired | Self::RotationLimit | Self::ScopeMissing
+        )
+    }
+
     /// The reason's code, as error responses have it.
     pub const fn code(self) -> &'static str {
         match self {
@@ -112,22 +149,16 @@ impl RefreshProgress {
             (Barrier::Latch, None) => Reason::ClientRejected,
             (Barrier::Backoff | Barrier::Breaker | Barrier::InDoubt, None) => Reason::EndpointUnavailable,
         };
-        let is_for_a_person = matches!(
-            reason,
-            Reason::ClientRejected
-                | Reason::ReauthorizationRequired
-                | Reason::RotationLimit
-                | Reason::ScopeMissing
-        );
         Unavailable {
             reason,
-            retry_after: (!is_for_a_person).then(|| now.until(blocked.until)),
+            retry_after: (!reason.needs_person()).then(|| now.until(blocked.until)),
             failure: self.failure.clone().filter(|_| blocked.by != Barrier::Quota),
         }
     }
 }
 
-fn reason_of(failure: &TokenError) -> Reason {
+/// The reason that a failure is.
+pub(super) fn reason_of(failure: &TokenError) -> Reason {
     match failure {
         TokenError::Network(_)
         | TokenError::Unreached(_)

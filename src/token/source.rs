@@ -5,14 +5,15 @@
 //! nothing; the refresher continues. A demand that no token request has served dies when the party that made the demand
 //! accepts the token again.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
 use super::access_token::{AccessToken, Generation};
-use super::demand::{Demand, Demanded, Demands};
-use super::error::{FailureClass, TokenError};
+use super::demand::{Demand, Demanded, Demands, Rejection};
+use super::error::TokenError;
 use super::progress::{RefreshProgress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
@@ -27,6 +28,8 @@ pub struct TokenSource {
     /// The demand of the party that this source belongs to.
     demand: Arc<Demand>,
     progress: watch::Receiver<RefreshProgress>,
+    /// How many requests wait for a token.
+    waiters: Arc<AtomicUsize>,
     /// The source on which requests wait instead, once the refresher of this source has ended.
     successor: Arc<OnceLock<TokenSource>>,
     clock: Clock,
@@ -50,7 +53,16 @@ impl TokenSource {
         clock: Clock,
     ) -> Self {
         let demand = demands.party();
-        Self { name: Arc::from(name), store, demands, demand, progress, successor: Arc::default(), clock }
+        Self {
+            name: Arc::from(name),
+            store,
+            demands,
+            demand,
+            progress,
+            waiters: Arc::default(),
+            successor: Arc::default(),
+            clock,
+        }
     }
 
     /// The same tokens, for another party: its demands are its own, and end with its own acceptance of a token.
@@ -145,19 +157,14 @@ impl TokenSource {
         Some(self.clock.wall() + now.until(end) - now.since(end))
     }
 
-    /// The credential's state, as one word of the admin API.
-    pub fn state(&self) -> &'static str {
-        let failure = self.failure();
-        match (failure.as_deref(), self.current().is_some()) {
-            (Some(TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit(_)), _) => {
-                "reauthorization_required"
-            }
-            (None, true) if !self.is_rejected() => "valid",
-            (_, true) => "degraded",
-            (Some(failure), false) if failure.class() == FailureClass::Rejected => "rejected",
-            (_, false) if self.has_had_a_token() => "expired",
-            (_, false) => "acquiring",
-        }
+    /// How many requests wait for a token now.
+    pub fn waiters(&self) -> usize {
+        self.waiters.load(Ordering::Relaxed)
+    }
+
+    /// The refresher's progress, and whether the upstreams reject the latest token.
+    pub(super) fn seen(&self) -> (RefreshProgress, Rejection, Clock) {
+        (self.progress.borrow().clone(), self.demands.rejection(self.store.generation()), self.clock)
     }
 
     /// Waits for a usable token.
@@ -226,6 +233,7 @@ impl TokenSource {
         let now = self.clock.now();
         let deadline = now + within;
         let mut progress = self.progress.clone();
+        let _waiting = Waiting::count(&self.waiters);
         if progress.borrow().may_be_overdue(now) {
             self.demands.wake();
         }
@@ -273,5 +281,21 @@ impl TokenSource {
                 return Err(progress.borrow().unavailable(self.clock.now()));
             }
         }
+    }
+}
+
+/// Counts a request that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn count(waiters: &'a AtomicUsize) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

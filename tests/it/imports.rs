@@ -40,6 +40,7 @@ const ORDER: [(&str, &[&str]); 3] = [
             "api_discovery",
             "refresher",
             "operator",
+            "status",
             "source",
             "rotation",
             "client_secrets",

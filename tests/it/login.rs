@@ -859,14 +859,15 @@ async fn a_daemon_does_not_take_the_grant_of_a_client_that_a_reload_has_replaced
     assert_eq!(code, 1, "{output}");
     says(&output, &["rejected the grant: ", "accepts those of the client \"another-client\" at http://"]);
     let refused = world.process.event("operator refused").await;
-    assert_eq!((&refused["status"], &refused["code"]), (&409.into(), &"grant_of_another_client".into()));
+    assert_eq!((&refused["status"], &refused["reason"]), (&409.into(), &"grant_of_another_client".into()));
     let (_, shown) = world.admin_get("/credentials/api").await;
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(
-        (&shown["client_id"], &shown["token_url"], &shown["state"]),
+        (&shown["client_id"], &shown["token_url"], &shown["state"], &shown["reason"]),
         (
             &"another-client".into(),
             &world.authorization.token_url().into(),
+            &"unusable".into(),
             &"reauthorization_required".into()
         )
     );

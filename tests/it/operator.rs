@@ -123,7 +123,7 @@ async fn a_handed_over_grant_replaces_a_dead_one_and_outlives_a_restart() {
     let place = Place::new();
     let mut world = place.start_with_a_dead_grant().await;
     let (_, _, shown) = ask(&world, "GET", "/credentials/api", &[], "").await;
-    assert_eq!(shown["state"], "reauthorization_required");
+    assert_eq!((&shown["state"], &shown["reason"]), (&json!("unusable"), &json!("reauthorization_required")));
     let refresh_token = world.authorization.authorize();
 
     let (status, answer) = hand_over(&world, &json!({ "refresh_token": refresh_token })).await;
@@ -135,7 +135,7 @@ async fn a_handed_over_grant_replaces_a_dead_one_and_outlives_a_restart() {
     assert_eq!((&event["event"], &event["is_durable"]), (&json!("credential.authorized"), &json!(true)));
     world.process.event("credential recovered").await;
     let acted = world.process.event("operator acted").await;
-    assert_eq!((&acted["action"], &acted["credential"]), (&json!("grant"), &json!("api")));
+    assert_eq!((&acted["cause"], &acted["credential"]), (&json!("grant"), &json!("api")));
 
     // The configured refresh token is still rejected, and not tried again.
     let before = world.authorization.requests();
@@ -223,7 +223,7 @@ async fn a_malformed_grant_changes_nothing_and_is_not_quoted() {
     eventually("the audit", async || world.process.events("operator refused").len() == 10).await;
     for refused in world.process.events("operator refused") {
         assert_eq!(
-            (&refused["action"], &refused["credential"]),
+            (&refused["cause"], &refused["credential"]),
             (&json!("grant"), &json!("api")),
             "{refused}"
         );
@@ -279,9 +279,11 @@ async fn unknown_admin_paths_and_credentials_get_404() {
         assert_eq!(headers.contains_key("allow"), status == 405);
     }
     let (status, _, shown) = ask(&world, "GET", "/credentials/api", &[], "").await;
+    assert!(shown["since"].is_string());
     let expected = json!({
         "name": "api", "grant": "client_credentials", "takes_grant": false, "client_id": CLIENT_ID,
-        "token_url": world.authorization.token_url(), "state": "valid", "generation": 1,
+        "token_url": world.authorization.token_url(), "state": "valid", "reason": null,
+        "since": shown["since"], "needs_person": false, "generation": 1,
     });
     assert_eq!((status, &shown), (200, &expected));
     for path in ["/credentials", "/credentials/"] {

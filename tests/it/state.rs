@@ -495,7 +495,7 @@ async fn a_rejected_refresh_token_is_not_sent_again_until_replaced() {
     assert_eq!(world.authorization.requests(), 2);
     let event = world.process.event("reauthorization required").await;
     assert_eq!(event["event"], "credential.reauthorization_required");
-    assert_eq!(event["needs_a_person"], true);
+    assert_eq!(event["needs_person"], true);
     assert_eq!(world.process.events("reauthorization required").len(), 1);
 
     fs::write(place.refresh_token_file(), next).unwrap();
@@ -553,7 +553,7 @@ async fn a_refresh_token_refused_after_a_kill_is_tried_again_and_not_condemned()
     assert!((20..=30).contains(&wait), "{wait}");
     let event = world.process.event("token refresh failed").await;
     assert_eq!(event["outcome"], "refused_in_passing");
-    assert_eq!(event["needs_a_person"], false);
+    assert_eq!(event["needs_person"], false);
     world.finish().await;
 }
 
@@ -577,7 +577,7 @@ async fn the_end_of_a_refresh_token_is_shown_and_warned_of() {
 
     let event = world.process.event("refresh token ends soon").await;
 
-    assert_eq!(event["event"], "credential.refresh_token_ends");
+    assert_eq!(event["event"], "credential.grant_expiring");
     let left = event["ends_in_seconds"].as_u64().unwrap();
     assert!((7100..=7200).contains(&left), "{left}");
     let (_, shown) = world.admin_get("/credentials/api").await;
@@ -784,7 +784,7 @@ async fn a_rejected_refresh_token_with_a_fallback_is_not_sent_again() {
     }
     let event = world.process.event("refresh token not accepted, fallback used").await;
     assert_eq!((&event["event"], &event["level"]), (&"credential.fallback_used".into(), &"WARN".into()));
-    assert_eq!((&event["fallback"], &event["needs_a_person"]), (&"client_credentials".into(), &false.into()));
+    assert_eq!((&event["fallback"], &event["needs_person"]), (&"client_credentials".into(), &false.into()));
     assert!(event["error"].as_str().unwrap().contains("invalid_grant"), "{event}");
     assert_eq!(world.process.events("refresh token not accepted, fallback used").len(), 1);
 

@@ -96,7 +96,7 @@ fn dependencies_point_one_way() {
         ("peer_text", &[]),
         ("config", &["config"]),
         ("tls", &["blocking", "causes", "config", "peer_text", "tls"]),
-        ("telemetry", &["config", "telemetry"]),
+        ("telemetry", &["clock", "config", "telemetry"]),
         (
             "token",
             &[

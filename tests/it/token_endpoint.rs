@@ -435,7 +435,7 @@ async fn an_endpoint_whose_name_does_not_resolve_is_unavailable() {
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
     let failed = world.process.event("token refresh failed").await;
     assert_eq!(
-        (failed["outcome"].as_str(), failed["needs_a_person"].as_bool()),
+        (failed["outcome"].as_str(), failed["needs_person"].as_bool()),
         (Some("network"), Some(false))
     );
     world.finish().await;

@@ -122,7 +122,7 @@ async fn an_assertion_that_cannot_be_read_is_reported_and_not_sent() {
 
     assert_eq!((refused.status, refused.code().as_deref()), (503, Some("token_endpoint_unavailable")));
     let failed = world.process.event("token refresh failed").await;
-    assert_eq!((&failed["outcome"], &failed["needs_a_person"]), (&"assertion".into(), &false.into()));
+    assert_eq!((&failed["outcome"], &failed["needs_person"]), (&"assertion".into(), &false.into()));
     let error = failed["error"].as_str().unwrap();
     assert!(
         error.contains("the file of the assertion is not usable") && error.contains("is empty"),

@@ -19,6 +19,8 @@ use crate::config::Environment;
 use crate::config::source::file;
 use crate::lifecycle::StopSignals;
 use crate::reload;
+use crate::telemetry::Event;
+use crate::telemetry::event::Name;
 use crate::telemetry::log;
 use crate::telemetry::log::Writing;
 
@@ -64,6 +66,8 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     };
     let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, requests), used);
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
+    let version = Some(concat!("version ", env!("CARGO_PKG_VERSION")).to_owned());
+    daemon.events().record_unlogged(Event { detail: version, ..Event::now(Name::DaemonStarted) });
     tokio::select! {
         signal = signals.next_hearing(on_hangup) => info!(signal, "asked to stop"),
         died = reloader.serve(&mut daemon) => {

@@ -18,6 +18,8 @@ use crate::config::source::diagnostics::Diagnostics;
 use crate::config::source::file::read_again;
 use crate::config::{Checked, Environment};
 use crate::reload::{Difference, NotReloaded, Outcome, ReloadRequests, Reloaded, Reloads};
+use crate::telemetry::Event;
+use crate::telemetry::event::Name;
 use crate::telemetry::throttle::OnChange;
 
 /// How long reading the configuration, and the files that it names, may take.
@@ -117,6 +119,7 @@ impl Reloader {
         let is_repetition = std::mem::take(&mut self.is_repetition);
         if is_news || !is_repetition {
             log_outcome(&outcome);
+            daemon.events().record_unlogged(event(&outcome));
         }
         outcome
     }
@@ -159,6 +162,20 @@ pub(super) fn log_warnings(warnings: &Diagnostics) -> Vec<String> {
         place.map_or_else(|| problem.title.clone(), |place| format!("{place}: {}", problem.title))
     });
     warnings.collect()
+}
+
+/// The event of a reload, which the log describes by more members.
+fn event(outcome: &Outcome) -> Event {
+    let (name, detail) = match outcome {
+        Ok(Reloaded { routes, credentials, .. }) => {
+            let words = format!("routes: {}; credentials: {}", in_words(routes), in_words(credentials));
+            (Name::ConfigurationReloaded, words)
+        }
+        Err(NotReloaded { problems, .. }) => {
+            (Name::ConfigurationRejected, problems.lines().next().unwrap_or_default().to_owned())
+        }
+    };
+    Event { detail: Some(detail), ..Event::now(name) }
 }
 
 fn log_outcome(outcome: &Outcome) {

@@ -60,6 +60,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = blocked;
             progress.unchanged_until = None;
         });
+        self.trail.set_rotations(self.durable.state().rotations);
         self.trail.authorized(issued, is_durable, flaw.as_ref().map(|flaw| flaw as _));
         Ok(Adopted { is_durable })
     }

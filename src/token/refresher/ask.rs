@@ -34,7 +34,13 @@ impl<E: TokenEndpoint> Refresher<E> {
         choice.is_sent(&mut state);
         self.durable.save_unless_replaced(state).await;
         let sent = self.clock.now();
-        let mut is_forced = self.notices_rejection() || self.orders.refreshes.is_requested();
+        let (is_rejected, is_ordered) = (self.notices_rejection(), self.orders.refreshes.is_requested());
+        self.cause = match (is_ordered, is_rejected && sent < self.due) {
+            (true, _) => "operator",
+            (false, true) => "forced",
+            (false, false) => "scheduled",
+        };
+        let mut is_forced = is_rejected || is_ordered;
         let current = self.store.latest();
         let held = current.as_deref().map(|token| {
             // A token that an upstream has rejected is not usable.

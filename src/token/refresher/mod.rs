@@ -46,7 +46,8 @@ use super::state::DurableState;
 use super::store::{Store, Writer};
 use crate::clock::{Clock, Moment};
 use crate::config::Credential;
-use crate::telemetry::audit;
+use crate::telemetry::Events;
+use crate::telemetry::trail::{Subject, Trail};
 
 /// The longest sleep. Timers stop while a machine is suspended: the refresher notices within this time that a token is due,
 /// and at once if a request waits.
@@ -79,7 +80,7 @@ pub struct Refresher<E> {
     finished: u64,
     clock: Clock,
     fingerprints: Fingerprints,
-    trail: audit::Trail,
+    trail: Trail,
     response_warnings: ResponseWarnings,
     /// When the next token is due.
     due: Moment,
@@ -93,6 +94,10 @@ pub struct Refresher<E> {
     follows_up: bool,
     /// Whether the last request was made with the fallback grant.
     is_on_fallback: bool,
+    /// Why the token request under way is made, for events.
+    cause: &'static str,
+    /// How many failed writes of the state are in the history.
+    counted_write_failures: u64,
     /// Whether the next request is an operator's order, which few barriers hold up.
     is_ordered: bool,
     /// The end of a refresh token that was warned of last.
@@ -137,7 +142,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             finished: 0,
             clock,
             fingerprints: Fingerprints::new(),
-            trail: audit::Trail::new(&credential.name),
+            trail: Trail::new(subject(&credential), Events::default()),
             response_warnings: ResponseWarnings::default(),
             due: clock.now(),
             same_token: 0,
@@ -145,6 +150,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             rejected: Generation::NONE,
             follows_up: false,
             is_on_fallback: false,
+            cause: "scheduled",
+            counted_write_failures: 0,
             is_ordered: false,
             warned_of_end: None,
             obstacle: None,
@@ -153,6 +160,13 @@ impl<E: TokenEndpoint> Refresher<E> {
         };
         refresher.resume();
         (refresher, source)
+    }
+
+    /// Sends the events to these readers, and continues the history that they have of the credential.
+    #[must_use]
+    pub fn recorded_by(mut self, events: &Events) -> Self {
+        self.trail.continue_as(subject(&self.credential), events.clone());
+        self
     }
 
     /// Keeps the token fresh until `stop` or `leave_off` resolves, and returns the refresher, which can continue or leave its
@@ -297,6 +311,15 @@ impl<E: TokenEndpoint> Refresher<E> {
         if needs_refresh_token && self.look_at_state <= now && self.take_state_from_disk().await {
             self.limiter.release_latch();
         }
+    }
+}
+
+/// The part of a credential that its events have.
+fn subject(credential: &Credential) -> Subject {
+    Subject {
+        name: Arc::from(credential.name.as_str()),
+        grant: credential.grant_name(),
+        max_rotations: credential.max_rotations,
     }
 }
 

@@ -10,7 +10,12 @@ use crate::token::operator::{Operator, Refreshed};
 impl<E: TokenEndpoint> Refresher<E> {
     /// An operator of this refresher.
     pub fn operator(&self) -> Operator {
-        self.orders.operator(&self.credential, self.identity.has_refresh_token(), self.clock)
+        self.orders.operator(
+            &self.credential,
+            self.identity.has_refresh_token(),
+            self.trail.history(),
+            self.clock,
+        )
     }
 
     /// Carries out the orders, and chooses the next step. A refresh that may not be made now is refused: an operator must
@@ -31,6 +36,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         self.watch_end_of_refresh_token();
         let step = self.next_step();
+        self.publish_standing();
         if matches!(step, NextAction::Wait(_)) && self.orders.refreshes.is_requested() {
             self.orders.refreshes.respond(self.why_not());
             if std::mem::take(&mut self.is_ordered) {

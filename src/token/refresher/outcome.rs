@@ -9,10 +9,12 @@ use super::Refresher;
 use super::schedule;
 use crate::clock::Moment;
 use crate::config::BasicEncoding;
-use crate::telemetry::audit;
+use crate::peer_text::printable;
+use crate::telemetry::trail::{Attempt, Failure, Issued};
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::{FailureClass, TokenError};
+use crate::token::progress::{Standing, reason_of};
 use crate::token::refresh_token_end::RefreshTokenEnd;
 use crate::token::rotation::{GrantChoice, Renewal};
 use crate::token::store::Succession;
@@ -62,6 +64,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         // after a restart, too.
         self.durable.save(state).await;
         if is_rotated {
+            self.trail.history().rotated();
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
             debug!(credential = %self.credential.name, micros, "refresh token replaced");
         }
@@ -76,7 +79,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = None;
             progress.unchanged_until = unchanged_until;
         });
-        self.trail.refreshed(issued, latency);
+        self.trail.set_rotations(self.durable.state().rotations);
+        self.trail.refreshed(issued, self.attempt(latency));
     }
 
     pub(super) async fn failed(&mut self, mut error: TokenError, choice: GrantChoice, latency: Duration) {
@@ -86,7 +90,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.durable.keep(state);
         }
         if error.refuses_client() && self.secrets.refused(self.identity.value()) {
-            return self.follow_up(latency);
+            return self.follow_up(&error, latency);
         }
         match choice {
             GrantChoice::RefreshToken(in_use) if error.refuses_grant() => {
@@ -98,7 +102,7 @@ impl<E: TokenEndpoint> Refresher<E> {
                         self.due = self.due.min(self.clock.now() + again_in);
                         error = TokenError::RefusedInPassing { why: error.to_string(), again_in };
                     }
-                    (Ok(_), _) => return self.follow_up(latency),
+                    (Ok(_), _) => return self.follow_up(&error, latency),
                 }
             }
             GrantChoice::Fallback { why } if error.refuses_grant() => {
@@ -128,13 +132,14 @@ impl<E: TokenEndpoint> Refresher<E> {
         let is_rejected = error.class() == FailureClass::Rejected;
         let is_answered = is_rejected || matches!(error, TokenError::RefusedInPassing { .. });
         self.trail.refresh_failed(
-            &audit::Failure {
+            &Failure {
                 outcome: error.outcome(),
-                needs_a_person: is_rejected,
+                reason: reason_of(&error).code(),
+                needs_person: is_rejected,
                 next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
                 error: &error,
             },
-            latency,
+            self.attempt(latency),
         );
         // The barrier is published together with the failure, before any waiter can read either.
         self.progress.send_modify(|progress| {
@@ -184,25 +189,54 @@ impl<E: TokenEndpoint> Refresher<E> {
             .is_some_and(|known| known.since(end.at).max(known.until(end.at)) < Duration::from_mins(1));
         if is_near && !is_known {
             self.warned_of_end = Some(end.at);
-            self.trail.refresh_token_ends(left);
+            self.trail.grant_expiring(left);
         }
     }
 
     /// This token, as the log shows it.
-    pub(super) fn issued(&self, token: &AccessToken, now: Moment) -> audit::Issued {
-        audit::Issued {
+    pub(super) fn issued(&self, token: &AccessToken, now: Moment) -> Issued {
+        Issued {
             generation: token.generation().number(),
             fingerprint: self.fingerprints.of(token.as_str()),
+            tenant: token.tenant().as_deref().map(printable),
+            scopes: token.scopes().to_vec(),
             lifetime: token.issued().until(token.expires()),
             next: now.until(self.due),
         }
     }
 
+    /// Publishes what operators see besides the outcome of requests. Wakes nobody.
+    pub(super) fn publish_standing(&mut self) {
+        let (state, due) = (self.durable.state(), self.due);
+        let standing = Standing {
+            due: self.obstacle.is_none().then_some(due),
+            rotations: state.rotations,
+            is_durable: self.durable.is_durable(),
+            quota_full_at: self.limiter.snapshot().quota_full_at,
+            is_grant_expiring: state
+                .refresh_token_end
+                .is_some_and(|end| end.is_final && self.clock.now().until(end.at) <= NOTICE_OF_END),
+        };
+        self.progress.send_if_modified(|progress| {
+            progress.standing = standing;
+            false
+        });
+        let failures = self.durable.failed_writes();
+        let new = failures.saturating_sub(std::mem::replace(&mut self.counted_write_failures, failures));
+        if new > 0 {
+            self.trail.history().state_writes_failed(new);
+        }
+    }
+
+    const fn attempt(&self, latency: Duration) -> Attempt {
+        Attempt { cause: self.cause, latency }
+    }
+
     /// Makes another request at once, with another grant or secret. Waiters are not told of a failure yet.
-    fn follow_up(&mut self, latency: Duration) {
+    fn follow_up(&mut self, error: &TokenError, latency: Duration) {
         debug!(credential = %self.credential.name, "another grant or secret tried");
         self.follows_up = true;
-        self.trail.followed_up(latency);
+        self.trail.followed_up(self.attempt(latency), error.outcome());
         self.progress.send_modify(|progress| progress.underway = false);
     }
 }

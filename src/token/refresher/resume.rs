@@ -28,7 +28,9 @@ impl<E: TokenEndpoint> Refresher<E> {
             if is_as_before {
                 self.due = self.planned(&token, self.durable.state().refresh_token_end);
             }
-            self.trail.resumed(token.generation().number(), self.fingerprints.of(token.as_str()));
+            let resumed = self.issued(&token, self.clock.now());
+            self.trail.set_rotations(self.durable.state().rotations);
+            self.trail.resumed(resumed);
             self.writer.publish(token, Succession::Anew);
         }
     }

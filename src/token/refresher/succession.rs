@@ -30,6 +30,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.writer.begin_anew();
         }
         self.identity = identity;
+        self.trail.continue_as(super::subject(&credential), self.trail.events().clone());
         self.credential = credential;
         // The change may have mended the cause of a failure.
         self.limiter.release_all_but_retry_after();

@@ -5,6 +5,7 @@ mod client_secrets;
 mod demands;
 mod fallback;
 mod state;
+mod status;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;

@@ -72,6 +72,8 @@ pub struct DurableState {
     /// Why the disk is behind.
     trouble: OnChange<Option<String>>,
     retry: Option<WriteRetry>,
+    /// How many writes have failed.
+    failed_writes: u64,
     /// A later state on disk, which a write has found and left.
     left: Option<Box<State>>,
     /// The number of the state that was found when the file was opened, or of the latest write known then, if that is higher.
@@ -113,6 +115,7 @@ impl DurableState {
             is_behind: false,
             trouble: OnChange::default(),
             retry: None,
+            failed_writes: 0,
             left: None,
             opened: 0,
             given_up: None,
@@ -127,6 +130,11 @@ impl DurableState {
     /// Whether the state is on disk as it is, tokens included.
     pub const fn is_durable(&self) -> bool {
         self.keeps_tokens && !self.is_behind
+    }
+
+    /// How many writes have failed since the state was opened.
+    pub const fn failed_writes(&self) -> u64 {
+        self.failed_writes
     }
 
     /// Why the disk is behind, if it is.
@@ -376,6 +384,7 @@ impl DurableState {
         let times = self.retry.map_or(0, |retry| retry.times.saturating_add(1));
         let retry = WriteRetry { times, at: self.clock.now() + WRITE_BACKOFF.step(times) };
         self.retry = error.is_some().then_some(retry);
+        self.failed_writes += u64::from(error.is_some());
         if !self.trouble.changes_to(error) {
             return;
         }

@@ -53,7 +53,7 @@ async fn a_reload_reports_its_changes_and_the_keys_that_need_a_restart() {
     assert_eq!((status, &answer), (200, &expected), "{answer}");
     let told = world.process.event("some keys count from the next start on").await;
     assert_eq!(told["keys"], "server.workers, admin.listen, log.format");
-    assert_eq!(world.process.event("operator acted").await["action"], "reload");
+    assert_eq!(world.process.event("operator acted").await["cause"], "reload");
     // A second reload reports the keys that need a restart again.
     assert_eq!(world.admin_post("/reload").await.1["restart_needed"], expected["restart_needed"]);
     assert_eq!(world.get("/x").await.status, 200);
@@ -76,7 +76,7 @@ async fn a_refused_reload_reports_line_and_caret() {
     assert!(detail.contains(&format!("proxy.toml:{line}:1")) && detail.contains("^^^^^^^^^"), "{detail}");
     let told = world.process.event("configuration not reloaded, kept the last one").await;
     assert!(told["problems"].as_str().unwrap().contains("^^^^^^^^^"), "{told}");
-    assert_eq!(world.process.event("operator refused").await["code"], "configuration_invalid");
+    assert_eq!(world.process.event("operator refused").await["reason"], "configuration_invalid");
     assert_eq!(world.get("/x").await.status, 200);
 
     world.configure(|_| good);

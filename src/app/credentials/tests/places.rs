@@ -98,7 +98,7 @@ impl World {
         after: Config,
     ) -> OneRefresher {
         let in_force = [(Arc::clone(before), source.clone())];
-        let Ok(plan) = plan_one(&after, &in_force, &Trust::default(), self.clock) else {
+        let Ok(plan) = plan_one(&after, &in_force, &Trust::default(), &Events::default(), self.clock) else {
             return refresher;
         };
         if plan.vacated().is_some() {

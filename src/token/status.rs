@@ -1,0 +1,225 @@
+//! A credential as operators see it: its state, why it is not well, what happens next, and what a person can do.
+//!
+//! `/status`, the page, `bearerd status`, the metrics, events and error responses use this one vocabulary.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::access_token::AccessToken;
+use super::demand::Rejection;
+use super::error::TokenError;
+use super::help::help;
+use super::limiter::Barrier;
+use super::progress::{Reason, RefreshProgress};
+use super::source::TokenSource;
+use crate::clock::Moment;
+use crate::config::Credential;
+use crate::telemetry::history::{History, Record};
+
+/// Why a credential with a usable token is degraded although token requests succeed: upstreams reject the token.
+pub const TOKEN_REJECTED: &str = "token_rejected";
+
+/// Whether a credential is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialState {
+    /// No token request has ended yet.
+    Acquiring,
+    /// The token is usable, and the latest refresh succeeded.
+    Valid,
+    /// The token is usable, but the latest refresh failed, or a route rejects the token.
+    Degraded,
+    /// No token is usable, or every upstream rejects the token and no refresh replaces it.
+    Unusable,
+}
+
+impl CredentialState {
+    /// All states.
+    pub const ALL: [Self; 4] = [Self::Acquiring, Self::Valid, Self::Degraded, Self::Unusable];
+
+    /// The state, as one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Acquiring => "acquiring",
+            Self::Valid => "valid",
+            Self::Degraded => "degraded",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
+/// A credential at one moment. Times are by the wall clock; `None` is unknown.
+#[derive(Clone, Debug)]
+pub struct CredentialStatus {
+    /// Whether the credential is well.
+    pub state: CredentialState,
+    /// Why it is not: the code of an error response, or [`TOKEN_REJECTED`].
+    pub reason: Option<&'static str>,
+    /// Since when it has this state and this reason.
+    pub since: SystemTime,
+    /// Whether a person must act.
+    pub needs_person: bool,
+    /// What a person can do.
+    pub help: Option<String>,
+    /// The generation of the latest token; 0 before the first.
+    pub generation: u64,
+    /// The tenant that the latest token names.
+    pub tenant: Option<String>,
+    /// When the latest token was requested.
+    pub issued: Option<SystemTime>,
+    /// When it ends or has ended.
+    pub expires: Option<SystemTime>,
+    /// When the token is replaced.
+    pub next_refresh: Option<SystemTime>,
+    /// When the next token request is made after a failure.
+    pub next_attempt: Option<SystemTime>,
+    /// Before this moment the token endpoint wants no request (`Retry-After`).
+    pub not_before: Option<SystemTime>,
+    /// The scopes of the latest token.
+    pub scopes: Vec<String>,
+    /// How often the refresh token was replaced since a person authorized the client.
+    pub rotations: u64,
+    /// When the refresh token ends.
+    pub refresh_token_expires: Option<SystemTime>,
+    /// Whether the state outlives a restart.
+    pub is_durable: bool,
+    /// How many token requests the quota admits now.
+    pub quota_remaining: u32,
+    /// How many requests wait for a token.
+    pub waiters: usize,
+    /// Why the latest token request failed.
+    pub failure: Option<Arc<TokenError>>,
+    /// Counts, and the latest requests and events.
+    pub record: Record,
+}
+
+impl CredentialStatus {
+    /// The status now of the credential that `source` reads.
+    pub(super) fn now(source: &TokenSource, credential: &Credential, history: &History) -> Self {
+        let (progress, rejection, clock) = source.seen();
+        let times = Times { now: clock.now(), wall: clock.wall() };
+        let token = source.latest();
+        let is_usable = source.current().is_some();
+        let (state, reason) = standing(&progress, rejection, token.is_some(), is_usable, times.now);
+        let standing = progress.standing;
+        let is_failing = progress.failure.is_some();
+        let blocked =
+            progress.blocked.filter(|blocked| times.now < blocked.until && !is_never(blocked.until));
+        let due = standing.due.filter(|due| !is_never(*due));
+        let expires = token.as_deref().map(AccessToken::expires);
+        let changed = match expires {
+            // Nothing happens when a token ends, so the change may be observed later.
+            Some(end) if state == CredentialState::Unusable && end <= times.now => times.at(end),
+            _ => times.wall,
+        };
+        let failure = progress.failure.clone();
+        Self {
+            state,
+            reason,
+            since: history.since((state.as_str(), reason), changed),
+            needs_person: needs_person(&progress) || standing.is_grant_expiring,
+            help: advice(&progress, reason, credential),
+            generation: source.generation().number(),
+            tenant: source.tenant(),
+            issued: token.as_deref().map(|token| times.at(token.issued())),
+            expires: expires.map(|end| times.at(end)),
+            next_refresh: due.filter(|_| !is_failing).map(|due| times.at(due)),
+            next_attempt: match (is_failing || !is_usable, due, blocked) {
+                (false, ..) | (_, None, _) => None,
+                (true, Some(due), None) => Some(times.at(due.max(times.now))),
+                (true, Some(due), Some(blocked)) => Some(times.at(blocked.until.max(due))),
+            },
+            not_before: blocked
+                .filter(|blocked| blocked.by == Barrier::RetryAfter)
+                .map(|blocked| times.at(blocked.until)),
+            scopes: token.as_deref().map(|token| token.scopes().to_vec()).unwrap_or_default(),
+            rotations: standing.rotations,
+            refresh_token_expires: source.refresh_token_expires(),
+            is_durable: standing.is_durable,
+            quota_remaining: quota_remaining(standing.quota_full_at, credential, times.now),
+            waiters: source.waiters(),
+            failure,
+            record: history.record(),
+        }
+    }
+}
+
+/// Converts moments to the wall clock.
+#[derive(Clone, Copy)]
+struct Times {
+    now: Moment,
+    wall: SystemTime,
+}
+
+impl Times {
+    fn at(self, moment: Moment) -> SystemTime {
+        let later = self.wall.checked_add(self.now.until(moment)).unwrap_or(self.wall);
+        later.checked_sub(self.now.since(moment)).unwrap_or(self.wall)
+    }
+}
+
+const fn is_never(moment: Moment) -> bool {
+    moment.as_nanos() == u64::MAX
+}
+
+/// The state, and why it is not `valid`.
+fn standing(
+    progress: &RefreshProgress,
+    rejection: Rejection,
+    has_token: bool,
+    is_usable: bool,
+    now: Moment,
+) -> (CredentialState, Option<&'static str>) {
+    let failure = progress.failure.as_ref().map(|_| progress.unavailable(now).reason.code());
+    match (is_usable, rejection, failure) {
+        (true, Rejection::None, None) => (CredentialState::Valid, None),
+        (true, Rejection::All, Some(reason)) | (false, _, Some(reason)) => {
+            (CredentialState::Unusable, Some(reason))
+        }
+        (true, _, Some(reason)) => (CredentialState::Degraded, Some(reason)),
+        (true, _, None) => (CredentialState::Degraded, Some(TOKEN_REJECTED)),
+        (false, _, None) => {
+            let has_begun = has_token || progress.finished > 0;
+            let state = if has_begun { CredentialState::Unusable } else { CredentialState::Acquiring };
+            (state, Some(progress.unavailable(now).reason.code()))
+        }
+    }
+}
+
+fn needs_person(progress: &RefreshProgress) -> bool {
+    progress.failure.as_deref().is_some_and(|failure| super::progress::reason_of(failure).needs_person())
+}
+
+/// What a person can do, in one sentence.
+fn advice(
+    progress: &RefreshProgress,
+    reason: Option<&'static str>,
+    credential: &Credential,
+) -> Option<String> {
+    if let Some(failure) = &progress.failure {
+        return Some(help(failure, credential));
+    }
+    let text = match reason {
+        _ if progress.standing.is_grant_expiring => {
+            "authorize the client again before the refresh token ends: no refresh moves its end"
+        }
+        Some(TOKEN_REJECTED) => {
+            "check that the route's upstream accepts tokens of this credential: its audience, tenant, region and scopes"
+        }
+        Some(reason) if reason == Reason::QuotaExhausted.code() => {
+            "wait, or raise `quota` of the credential if the authorization server allows more token requests"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// How many requests the quota admits now.
+fn quota_remaining(full_at: Moment, credential: &Credential, now: Moment) -> u32 {
+    let quota = credential.quota;
+    let one = quota.per / quota.requests.get();
+    if one.is_zero() {
+        return quota.requests.get();
+    }
+    let missing = now.until(full_at).as_nanos().div_ceil(one.as_nanos());
+    quota.requests.get().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
+}
