@@ -85,7 +85,7 @@ async fn a_failed_refresh_degrades_and_the_end_of_the_token_makes_unusable() {
     assert_eq!(standing(&ended), (CredentialState::Unusable, reason, false));
 
     endpoint.always(None);
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
     let recovered = operator.status(&source);
     assert_eq!(standing(&recovered), (CredentialState::Valid, None, false));
     let names: Vec<_> = recovered.record.events.iter().map(|event| event.name.as_str()).collect();
@@ -127,6 +127,6 @@ async fn an_operator_sees_quota_waiters_and_the_cause_of_an_order() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     let status = operator.status(&source);
     assert_eq!((status.quota_remaining, status.record.requests[&("operator", "refreshed")]), (2, 1));
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(operator.status(&source).quota_remaining, 4);
 }
