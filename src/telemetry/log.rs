@@ -14,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::json::Json;
 use crate::config::{Environment, Log, LogFormat};
 
 /// The most lines that may wait to be written. The queue allocates a slot for each at the start.
@@ -56,8 +57,7 @@ pub fn start(log: &Log, environment: &Environment) -> Writing {
             environment.get("NO_COLOR").is_none_or(str::is_empty) && std::io::stderr().is_terminal();
         registry().with(levels).with(events.with_ansi(colours)).init();
     } else {
-        let events = events.json().flatten_event(true).with_current_span(false).with_span_list(false);
-        registry().with(levels).with(events).init();
+        registry().with(levels).with(events.event_format(Json)).init();
     }
     set_hook(Box::new(log_panic));
     Writing { dropped, _flushes: flushes }

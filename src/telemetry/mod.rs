@@ -1,8 +1,10 @@
 //! Reports to the operator: events and their readers, the log, and the history of each credential.
 
+pub mod access;
 pub mod event;
 pub mod events;
 pub mod history;
+mod json;
 pub mod log;
 pub mod throttle;
 pub mod trail;

@@ -197,7 +197,7 @@ async fn an_unread_http_2_stream_ends_and_the_connections_others_go_on() {
     };
 
     let unread = get("/big/5000000").await.unwrap();
-    let logged = || world.process.events("request").into_iter().find(|event| event["path"] == "/big/5000000");
+    let logged = || world.process.events("request").into_iter().find(|event| event["url_path"] == "/big/5000000");
     eventually("its end, while others are served", async || {
         let other = get("/x").await.unwrap().into_body().collect().await.unwrap().to_bytes();
         assert_eq!(other, "welcome");
@@ -320,7 +320,7 @@ async fn an_answer_that_stops_coming_is_left_incomplete_in_every_framing() {
         assert!(Http2Caller::connect(world.address).await.breaks(&Request::get("/x")).await, "{head:?}");
         eventually("the log", async || world.process.events("request").len() == 3).await;
         for event in world.process.events("request") {
-            assert_eq!((&event["complete"], event["status"].as_u64()), (&false.into(), Some(200)));
+            assert_eq!((&event["complete"], event["http_response_status_code"].as_u64()), (&false.into(), Some(200)));
             assert_eq!(event["error"], "the upstream stopped sending its response");
         }
         world.finish().await;

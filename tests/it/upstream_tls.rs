@@ -300,7 +300,7 @@ async fn an_upstream_with_a_wrong_certificate_gets_no_byte_of_a_request() {
         assert_eq!(outcome(&world, name).await, (502, Some("upstream_tls".to_owned()), tls), "{name}");
         let path = format!("/{name}/x");
         let told =
-            || world.process.events("request").into_iter().find(|event| event["path"] == path.as_str());
+            || world.process.events("request").into_iter().find(|event| event["url_path"] == path.as_str());
         eventually("the log", async || told().is_some()).await;
         let said = told().unwrap()["error"].as_str().unwrap().to_owned();
         assert!(said.contains(why), "{name}: {said}");

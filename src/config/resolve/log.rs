@@ -5,7 +5,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::Resolver;
 use crate::config::model::levels;
-use crate::config::model::log::{Log, LogFormat};
+use crate::config::model::log::{Log, LogFormat, Sampling};
 use crate::config::source::schema;
 
 impl Resolver<'_> {
@@ -33,7 +33,7 @@ impl Resolver<'_> {
         Log {
             format: log.format.map_or(LogFormat::Auto, Spanned::into_inner),
             level: chosen.or(level).unwrap_or_else(|| levels::all(LevelFilter::INFO)),
-            access: log.access.is_none_or(Spanned::into_inner),
+            access: log.access.map_or(Sampling::ALL, Spanned::into_inner),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::reader::{Key, Reader, Table, Value, Written};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
-use crate::config::model::log::LogFormat;
+use crate::config::model::log::{LogFormat, Sampling};
 use crate::config::model::request::RequestFormat;
 use crate::config::model::route::Forwarded;
 use crate::config::model::secret::SecretSource;
@@ -270,7 +270,7 @@ tables! {
     Log {
         format: LogFormat,
         level: String,
-        access: bool,
+        access: Sampling,
     }
 }
 
@@ -320,6 +320,21 @@ impl Value for Option<Breaker> {
             DeValue::String(_) => reader.invalid(value, path, EXPECTED),
             _ => reader.mistyped(value, path, EXPECTED),
         }
+    }
+}
+
+/// `true`, `false`, or a share.
+impl Value for Sampling {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXPECTED: &str = "true, false, or a share of the requests from 0 to 1, such as 0.1";
+        let share = match value.get_ref() {
+            DeValue::Boolean(true) => return Some(Self::ALL),
+            DeValue::Boolean(false) => return Some(Self::OFF),
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) => number.as_str().parse().ok(),
+            _ => return reader.mistyped(value, path, EXPECTED),
+        };
+        share.and_then(Self::new).or_else(|| reader.invalid(value, path, EXPECTED))
     }
 }
 

@@ -5,16 +5,19 @@ use http::request::Parts;
 use http::{HeaderValue, Response, Uri, Version};
 
 use super::Service;
-use super::access_log::Exchange;
+use super::exchange::Exchange;
 use super::websocket::Handshake;
 use crate::config::HeaderCase;
+use crate::http::{TRACEPARENT, TRACESTATE};
 use crate::proxy::body::replay::ReplayBody;
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::forwarded::ForwardedFields;
+use crate::proxy::message::headers::OwnFields;
 use crate::proxy::message::json_links::JsonLinks;
 use crate::proxy::message::{cookies, headers, json, links, trailers};
 use crate::proxy::route::Route;
+use crate::proxy::route::guard::Present;
 use crate::proxy::upstream::Destination;
 
 /// The properties of a request head that the response head depends on, and that rewriting the request head removes.
@@ -42,7 +45,7 @@ impl Service {
         route: &Route,
         destination: &Destination,
         exchange: &Exchange,
-        has_odd_name: bool,
+        fields: Present,
     ) -> Result<Negotiated, ProxyError> {
         let may_switch = route.allows_websocket && request_body.is_at_end();
         let handshake = if may_switch { Handshake::of(head) } else { None };
@@ -57,7 +60,12 @@ impl Service {
             Some(host) => host.value.clone(),
             None => self.header_cache.host(route.upstream.index, destination),
         };
-        headers::for_upstream(&mut head.headers, host, &self.loop_mark, &route.fields, has_odd_name);
+        if fields.has_trace() && exchange.trace.is_none() {
+            head.headers.remove(TRACEPARENT);
+            head.headers.remove(TRACESTATE);
+        }
+        let own = OwnFields { host, request_id: exchange.request_id.value().clone(), mark: &self.loop_mark };
+        headers::for_upstream(&mut head.headers, own, &route.fields, fields.has_odd_name());
         if route.fields.sends_via {
             self.via.add(&mut head.headers, head.version);
         }
