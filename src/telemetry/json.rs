@@ -83,11 +83,7 @@ impl Members<'_, '_> {
         }
     }
 
-    fn write(
-        &mut self,
-        field: &Field,
-        value: impl FnOnce(&mut Writer<'_>) -> fmt::Result,
-    ) -> fmt::Result {
+    fn write(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) -> fmt::Result {
         self.nulls(field.index())?;
         self.next = field.index() + 1;
         if is_hidden(field) {
@@ -114,9 +110,12 @@ impl Members<'_, '_> {
 
 impl Visit for Members<'_, '_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.member(field, |line| {
-            if value.is_finite() { write!(line, "{value}") } else { line.write_str("null") }
-        });
+        self.member(
+            field,
+            |line| {
+                if value.is_finite() { write!(line, "{value}") } else { line.write_str("null") }
+            },
+        );
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -251,7 +250,10 @@ mod tests {
         let is_plain = |c: char| c == 'ä' || c == '😀' || (' '..='~').contains(&c);
         assert!(line.trim_end_matches('\n').chars().all(is_plain), "{line}");
         let event: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!((&event["text"], &event["display"], &event["message"]), (&text.into(), &text.into(), &text.into()));
+        assert_eq!(
+            (&event["text"], &event["display"], &event["message"]),
+            (&text.into(), &text.into(), &text.into())
+        );
         assert_eq!(event["debug"], format!("{text:?}"));
     }
 

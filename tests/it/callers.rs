@@ -97,7 +97,7 @@ async fn requests_on_a_unix_socket_finish_after_its_file_was_removed() {
 }
 
 /// The request that an upstream receives from a world with these settings, for this caller's request.
-async fn sent(server: &str, route: &str, request: &Request) -> (String, serde_json::Value) {
+async fn sent(server: &str, route: &str, request: &Request) -> (String, Value) {
     let recorder = Recorder::start("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
     let world = daemon()
         .quiet()

@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod access_log;
 mod api_discovery;
 mod callers;
 mod certificate_files;

@@ -467,7 +467,7 @@ async fn a_slow_upload_does_not_use_up_the_upstreams_timeout() {
     let world = daemon().quiet().route("timeout = \"400ms\"").start().await;
     let mut caller = world.caller().await;
     let head = format!(
-        "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: up\r\ntransfer-encoding: chunked\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nhost: {}\r\nx-test-id: up\r\ntransfer-encoding: chunked\r\n\r\n",
         world.address
     );
     caller.write(head.as_bytes()).await;

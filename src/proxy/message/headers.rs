@@ -31,12 +31,7 @@ pub struct OwnFields<'a> {
 /// character other than letters, digits and hyphens.
 ///
 /// Removes `Expect` too: hyper answers it when the proxy reads the body.
-pub fn for_upstream(
-    headers: &mut HeaderMap,
-    own: OwnFields<'_>,
-    rules: &FieldRules,
-    has_odd_name: bool,
-) {
+pub fn for_upstream(headers: &mut HeaderMap, own: OwnFields<'_>, rules: &FieldRules, has_odd_name: bool) {
     strip(headers, |name| {
         let ends_here = name == AUTHORIZATION
             || name == rules.token_field

@@ -161,7 +161,8 @@ impl Service {
         if takes_previous && let Some(token) = context.route.previous_token(source) {
             return Ok(self.header_cache.authorization(&token, &context.route.token_scheme));
         }
-        let token = usable_token(source, &mut context.exchange.token_wait, &self.shared.token_waiters).await?;
+        let token =
+            usable_token(source, &mut context.exchange.token_wait, &self.shared.token_waiters).await?;
         Ok(self.header_cache.authorization(&token, &context.route.token_scheme))
     }
 
