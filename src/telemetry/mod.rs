@@ -3,8 +3,10 @@
 pub mod access;
 pub mod event;
 pub mod events;
+pub mod files;
 pub mod history;
 mod json;
+mod lines;
 pub mod log;
 pub mod throttle;
 pub mod trail;

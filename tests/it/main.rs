@@ -35,6 +35,7 @@ mod late_tokens;
 mod leaving;
 mod lifecycle;
 mod limits;
+mod log_files;
 mod login;
 mod login_stub;
 mod online;

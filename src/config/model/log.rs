@@ -1,16 +1,31 @@
 //! `[log]`: the format and the levels of the log.
 
+use std::path::PathBuf;
+
 use tracing_subscriber::filter::Targets;
 
 /// The settings of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
+    /// Where the log is written.
+    pub output: LogOutput,
     /// The format.
     pub format: LogFormat,
     /// Levels from `RUST_LOG`, else from the file.
     pub level: Targets,
     /// Which requests are logged.
     pub access: Sampling,
+}
+
+/// Where the log is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// A file, which is appended to.
+    File(PathBuf),
 }
 
 /// The format of log events.

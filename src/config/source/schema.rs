@@ -268,6 +268,7 @@ tables! {
 
     /// `[log]`.
     Log {
+        output: String,
         format: LogFormat,
         level: String,
         access: Sampling,
