@@ -110,12 +110,9 @@ impl Members<'_, '_> {
 
 impl Visit for Members<'_, '_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.member(
-            field,
-            |line| {
-                if value.is_finite() { write!(line, "{value}") } else { line.write_str("null") }
-            },
-        );
+        self.member(field, |line| {
+            if value.is_finite() { write!(line, "{value:?}") } else { line.write_str("null") }
+        });
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {

@@ -276,7 +276,7 @@ async fn every_consequence_of_a_401_is_in_the_log() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_rejects_every_token_shows_as_a_fresh_token_rejected_and_then_held() {
+async fn an_upstream_that_rejects_every_token_shows_as_fresh_token_rejected_then_held() {
     let recorder =
         Recorder::start("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
     let world =
