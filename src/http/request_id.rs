@@ -30,6 +30,10 @@ impl RequestId {
     }
 
     /// A new identifier: a UUID of version 7 (RFC 9562 §5.7), which sorts by time.
+    ///
+    /// # Panics
+    ///
+    /// Never: a UUID is visible ASCII.
     pub fn random() -> Self {
         let since_epoch = wall_clock().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let milliseconds = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);

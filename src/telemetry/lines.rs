@@ -107,7 +107,7 @@ impl Lines {
     }
 
     fn lose(&self, from: usize, to: usize) {
-        let lines = self.waiting[from..to].iter().filter(|byte| **byte == b'\n').count();
+        let lines = self.waiting[from..to].split_inclusive(|byte| *byte == b'\n').count();
         self.lost.fetch_add(lines, Ordering::Relaxed);
     }
 }
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
         lines.flush().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
-        lines.write_all(&[b'x'; WRITE_BYTES]).unwrap();
+        lines.write_all(&vec![b'x'; WRITE_BYTES]).unwrap();
         lines.write_all(b"\n").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), 4 + WRITE_BYTES as u64);
         assert_eq!(lost.load(Ordering::Relaxed), 0);

@@ -126,7 +126,7 @@ async fn a_line_has_every_member_and_unknown_ones_are_null() {
     assert_eq!(line["complete"], true);
     assert_eq!(line["token_fingerprint"].as_str().unwrap().len(), 16);
     let milliseconds = |member: &str| line[member].as_f64().unwrap();
-    assert_eq!(milliseconds("token_wait_ms"), 0.0);
+    assert_eq!(line["token_wait_ms"], 0.0);
     assert!(milliseconds("upstream_ms") > 0.0 && milliseconds("upstream_ms") <= milliseconds("duration_ms"));
 
     let line = &lines[1];

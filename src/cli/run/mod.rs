@@ -93,7 +93,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         .stop(async {
             let on_signal = |signal| {
                 if signal == OtherSignal::Reopen {
-                    reopen_files()
+                    reopen_files();
                 }
             };
             signals.next_hearing(on_signal).await;
