@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::app::{Daemon, StartError};
 use crate::config;
 use crate::config::{Diagnostics, Environment, Roots};
+use crate::systemd::sockets::PassedSockets;
 
 const CLIENT_ID: &str = "demo";
 const BURST: usize = 200;
@@ -102,7 +103,7 @@ impl Scenario {
         for route in &mut config.routes {
             route.upstream.roots = Roots::Only(vec![pki.authority().clone()]);
         }
-        let daemon = Daemon::start(&config, None)?;
+        let daemon = Daemon::start(&config, None, PassedSockets::default())?;
         #[expect(clippy::disallowed_methods, reason = "calls our own daemon, and holds no secret")]
         let client = reqwest::Client::builder().no_proxy().timeout(STEP_TIMEOUT).build()?;
         Ok(Self { authorization_server, api, daemon, client })

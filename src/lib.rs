@@ -20,6 +20,7 @@
 //! - [`app`] builds the daemon from a configuration, reloads and stops it.
 //! - [`reload`] carries reload requests to the daemon and outcomes back.
 //! - [`lifecycle`] defines the stages from start to stop, and receives signals.
+//! - [`systemd`] takes sockets from systemd, and reports to it.
 //! - [`memory`] keeps the process's memory from other processes and from core dumps.
 //! - [`descriptors`] divides the file descriptors between client and upstream connections.
 //! - [`cli`] parses the command line and runs the commands.
@@ -51,5 +52,6 @@ pub mod descriptors;
 pub mod lifecycle;
 pub mod memory;
 pub mod reload;
+pub mod systemd;
 
 pub mod demo;

@@ -3,11 +3,14 @@
 //! The whole process has one [`Stage`], which the daemon alone advances. Threads report their end, so that the
 //! process stops when one of them dies.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 
+use futures_util::future::join_all;
 use rustix::process::Signal as Process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 /// The stage of the daemon's life, which only moves forward.
@@ -111,6 +114,48 @@ pub struct Threads {
     reported: usize,
     ended: mpsc::Receiver<String>,
     reports: mpsc::Sender<String>,
+    pulse: Pulse,
+}
+
+/// Asks the threads for a proof that they make progress.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Vec<mpsc::Sender<oneshot::Sender<()>>>);
+
+/// A thread's side of the [`Pulse`].
+#[derive(Debug)]
+pub struct Beats(mpsc::Receiver<oneshot::Sender<()>>);
+
+impl Pulse {
+    /// Waits until each thread that has not ended has answered.
+    pub async fn beat(&self) {
+        let beats = self.0.iter().map(|thread| async move {
+            let (answer, answered) = oneshot::channel();
+            // Both fail only where the thread has ended.
+            if thread.send(answer).await.is_ok() {
+                let _ = answered.await;
+            }
+        });
+        join_all(beats).await;
+    }
+}
+
+impl Beats {
+    /// Does the thread's work, and answers in between.
+    pub async fn during<F: Future>(mut self, work: F) -> F::Output {
+        tokio::select! {
+            biased;
+            output = work => output,
+            never = self.answer() => match never {},
+        }
+    }
+
+    async fn answer(&mut self) -> Infallible {
+        while let Some(answer) = self.0.recv().await {
+            // Fails only where nobody waits any more.
+            let _ = answer.send(());
+        }
+        pending().await
+    }
 }
 
 /// Reports a thread's end when dropped, also after a panic.
@@ -131,10 +176,15 @@ impl Threads {
     /// Room for at most `capacity` threads.
     pub fn new(capacity: usize) -> Self {
         let (reports, ended) = mpsc::channel(capacity.max(1));
-        Self { running: 0, reported: 0, ended, reports }
+        Self { running: 0, reported: 0, ended, reports, pulse: Pulse::default() }
     }
 
-    /// Starts a thread.
+    /// The pulse of the threads started so far.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// Starts a thread, which must do its work within [`Beats::during`] to count as alive.
     ///
     /// # Errors
     ///
@@ -142,15 +192,17 @@ impl Threads {
     pub fn spawn(
         &mut self,
         name: String,
-        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+        run: impl FnOnce(Beats) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
+        let (asks, beats) = mpsc::channel(1);
         let report = Report { name: name.clone(), reports: self.reports.clone() };
         std::thread::Builder::new().name(name.clone()).spawn(move || {
             let _report = report;
-            if let Err(error) = run() {
+            if let Err(error) = run(Beats(beats)) {
                 error!(thread = name, %error, "thread failed");
             }
         })?;
+        self.pulse.0.push(asks);
         self.running += 1;
         Ok(())
     }

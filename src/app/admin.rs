@@ -59,6 +59,10 @@ impl AdminAddress {
         Ok(Self { address, credentials: operated, readiness })
     }
 
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Serves other credentials and discoveries from now on.
     pub(super) fn change(
         &self,

@@ -6,6 +6,7 @@ use std::io;
 use thiserror::Error;
 
 use crate::config::Listen;
+use crate::systemd::sockets::PassedSocketError;
 use crate::tls::server::ServerTlsError;
 use crate::token::ClientError;
 use crate::token::state::file::OpenError;
@@ -31,6 +32,9 @@ pub enum StartError {
         /// The open address with the same port.
         own: Listen,
     },
+    /// A socket that systemd passes cannot be used.
+    #[error(transparent)]
+    PassedSocket(#[from] PassedSocketError),
     /// The token client of a credential cannot be set up.
     #[error("the credential `{credential}` cannot be set up")]
     Credential {
@@ -73,7 +77,9 @@ impl StartError {
     /// Whether the configuration, or a file or address that it names, must change.
     pub const fn is_of_the_configuration(&self) -> bool {
         match self {
-            Self::Credential { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
+            Self::PassedSocket(_) | Self::Credential { .. } | Self::Upstream { .. } | Self::ServerTls(_) => {
+                true
+            }
             Self::State { source, .. } => !matches!(source, OpenError::Held(..)),
             Self::Listen { .. } | Self::OwnPort { .. } | Self::Busy(_) | Self::Disk | Self::System(_) => {
                 false
@@ -93,6 +99,7 @@ impl StartError {
                  add the new one with the next",
             ),
             Self::State { source, .. } => Some(source.help()),
+            Self::PassedSocket(error) => Some(error.help()),
             _ => None,
         }
     }

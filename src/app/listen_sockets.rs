@@ -3,20 +3,74 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use super::StartError;
 use crate::config;
 use crate::config::Listen;
 use crate::proxy::listener;
 use crate::proxy::listener::{BoundSocket, LISTEN_BACKLOG, ListenSocket, unix_socket};
+use crate::systemd::sockets::{PassedListener, PassedSocket, PassedSockets, Wanted};
 
 /// The key of the callers' addresses.
 const CALLERS: &str = "server.listen";
+/// The key of the operators' address.
+const OPERATORS: &str = "admin.listen";
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct ListenSockets {
     open: Vec<Open>,
     next_number: u32,
+    /// The sockets that systemd holds too, with the configured address of each. They stay, so that a reload can use again
+    /// what another reload has left.
+    held: Arc<[(Listen, PassedSocket)]>,
+}
+
+/// The sockets that systemd has passed, by the key that they are for.
+#[derive(Debug)]
+pub(super) struct Passed {
+    /// No sockets are open yet.
+    pub(super) callers: ListenSockets,
+    pub(super) operators: Option<TcpListener>,
+}
+
+impl Passed {
+    /// # Errors
+    ///
+    /// [`StartError::PassedSocket`].
+    pub(super) fn new(sockets: PassedSockets, config: &config::Config) -> Result<Self, StartError> {
+        let mut wanted = [
+            Wanted::new(CALLERS, config.server.listen.iter().cloned()),
+            Wanted::new(OPERATORS, [Listen::Tcp(config.admin.listen)]),
+        ];
+        sockets.give_to(&mut wanted)?;
+        let [callers, operators] = wanted.map(Wanted::sockets);
+        let callers = ListenSockets { held: callers.into(), ..ListenSockets::default() };
+        let operators = match operators.into_iter().next() {
+            None => None,
+            Some((_, PassedSocket { listener: PassedListener::Tcp(socket), .. })) => {
+                socket.set_nonblocking(true)?;
+                Some(socket)
+            }
+            Some((address, PassedSocket { .. })) => {
+                let source = io::Error::new(ErrorKind::InvalidInput, "systemd passes a unix socket for it");
+                return Err(StartError::Listen { key: OPERATORS, address, source });
+            }
+        };
+        Ok(Self { callers, operators })
+    }
+
+    /// The socket of the admin address: the one that was passed, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Listen`].
+    pub(super) fn operators(
+        passed: Option<TcpListener>,
+        config: &config::Config,
+    ) -> Result<TcpListener, StartError> {
+        passed.map_or_else(|| bind(OPERATORS, config.admin.listen), Ok)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -49,7 +103,8 @@ impl ListenSockets {
     /// [`StartError::Listen`]: an address cannot be bound, and nothing has changed.
     pub(super) fn to(&self, server: &config::Server, begin_anew: bool) -> Result<Transition, StartError> {
         let mut left = self.open.clone();
-        let mut after = Self { open: Vec::new(), next_number: self.next_number };
+        let mut after =
+            Self { open: Vec::new(), next_number: self.next_number, held: Arc::clone(&self.held) };
         let (mut stay, mut new, mut addresses) = (HashMap::new(), Vec::new(), Vec::new());
         for configured in &server.listen {
             let at = left.iter().position(|open| open.configured == *configured);
@@ -60,13 +115,25 @@ impl ListenSockets {
                 after.open.push(Open { number, configured: configured.clone(), address });
                 continue;
             }
-            let (socket, address) = bind_one(configured).map_err(|error| self.explain(error, configured))?;
+            let held = self.held(configured)?;
+            let is_held = held.is_some();
+            let (socket, address) = match held {
+                Some(held) => held,
+                None => bind_one(configured).map_err(|error| self.explain(error, configured))?,
+            };
             let number = after.number();
-            new.push(ListenSocket { number, socket });
+            new.push(ListenSocket { number, socket, is_held });
             addresses.push(address.clone());
             after.open.push(Open { number, configured: configured.clone(), address });
         }
         Ok(Transition { after, stay, new, addresses })
+    }
+
+    /// The socket for an address, if systemd holds it.
+    fn held(&self, wanted: &Listen) -> Result<Option<(BoundSocket, Listen)>, StartError> {
+        let is_wanted = |held: &&(Listen, PassedSocket)| held.0 == *wanted || held.1.address == *wanted;
+        let Some((_, held)) = self.held.iter().find(is_wanted) else { return Ok(None) };
+        Ok(Some((BoundSocket::of(held.listener.try_clone()?)?, held.address.clone())))
     }
 
     /// Explains a port in use by the daemon itself: `0.0.0.0:80` cannot be bound before a reload closes `127.0.0.1:80`.
@@ -99,7 +166,7 @@ impl ListenSockets {
     }
 }
 
-pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     listener::bind(address).map_err(|source| StartError::Listen {
         key,
         address: Listen::Tcp(address),
@@ -133,7 +200,7 @@ fn bind_one(address: &Listen) -> Result<(BoundSocket, Listen), StartError> {
         Listen::Unix(path) => {
             let bound = unix_socket::bind(path, LISTEN_BACKLOG);
             let (socket, file) = bound.map_err(|source| refused(address, source))?;
-            (BoundSocket::Unix(socket, file), address.clone())
+            (BoundSocket::Unix(socket, Some(file)), address.clone())
         }
     })
 }
@@ -183,7 +250,7 @@ mod tests {
         let _states = states.map_err(|error| error.to_string())?;
         let _sockets =
             ListenSockets::default().to(&config.server, false).map_err(|error| error.to_string())?;
-        bind("admin.listen", config.admin.listen).map(|_| ()).map_err(|error| error.to_string())
+        bind(OPERATORS, config.admin.listen).map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn free_port() -> u16 {

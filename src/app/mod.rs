@@ -10,9 +10,11 @@ mod differences;
 mod error;
 mod listen_sockets;
 mod reload;
+mod status_line;
 mod table;
 mod upstreams;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use self::admin::AdminAddress;
 use self::certificates::Certificates;
 use self::credentials::{Credential, Place, Plan, Refreshers, Step, client, plan};
 pub use self::error::StartError;
-use self::listen_sockets::{ListenSockets, bind};
+use self::listen_sockets::{ListenSockets, Passed};
 use self::table::{Served, serve};
 pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
 use self::upstreams::{Discoveries, InForce, Resources};
@@ -34,7 +36,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, Listen};
 use crate::descriptors;
-use crate::lifecycle::{Stage, Stages, Threads};
+use crate::lifecycle::{Pulse, Stage, Stages, Threads};
 use crate::proxy::limits::admission::MAX_REFUSALS;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::listener;
@@ -44,6 +46,7 @@ use crate::proxy::worker;
 use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::Reloads;
+use crate::systemd::sockets::PassedSockets;
 use crate::telemetry::event::Name;
 use crate::telemetry::{Event, Events};
 use crate::tls::client::Trust;
@@ -113,13 +116,19 @@ impl Daemon {
         serve(config, resources, &InForce::default(), None).map(|_| ())
     }
 
-    /// Binds, builds and starts everything. The admin address passes reload requests to `reloads`.
+    /// Binds, builds and starts everything. The admin address passes reload requests to `reloads`; `passed` sockets take the
+    /// place of those that would be bound.
     ///
     /// # Errors
     ///
     /// [`StartError`]; nothing keeps running.
-    pub fn start(config: &Config, reloads: Option<Reloads>) -> Result<Self, StartError> {
+    pub fn start(
+        config: &Config,
+        reloads: Option<Reloads>,
+        passed: PassedSockets,
+    ) -> Result<Self, StartError> {
         let config = Arc::new(config.clone());
+        let passed = Passed::new(passed, &config)?;
         let clock = Clock::system();
         let trust = Trust::default();
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
@@ -144,8 +153,8 @@ impl Daemon {
         let served = serve(&config, resources, &InForce::default(), None)?;
         let Served { table, upstreams, discoveries, .. } = served;
         let (mut certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
-        let transition = ListenSockets::default().to(&config.server, false)?;
-        let admin = bind("admin.listen", config.admin.listen)?;
+        let transition = passed.callers.to(&config.server, false)?;
+        let admin = Passed::operators(passed.operators, &config)?;
 
         let service_settings = Arc::new(ServiceSettings::new(&config, table, instance, clock));
         let stages = Stages::default();
@@ -212,6 +221,16 @@ impl Daemon {
     /// The readers of events, and the history of each credential.
     pub const fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The admin address.
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// The pulse of all threads.
+    pub fn pulse(&self) -> Pulse {
+        self.threads.pulse()
     }
 
     /// The configuration in force.

@@ -27,12 +27,12 @@ async fn a_refresh_under_way_is_finished_and_written_when_a_thread_dies() {
         Environment::from([("SECRET", "secret"), ("REFRESH", first.as_str()), ("KEY", STATE_KEY)]);
     let config = parse(Path::new("proxy.toml"), text, &environment).unwrap().config;
     server.hold();
-    let mut daemon = Daemon::start(&config, None).unwrap();
+    let mut daemon = Daemon::start(&config, None, PassedSockets::default()).unwrap();
     while server.requests() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
-    daemon.threads.spawn("odd".to_owned(), || panic!("of its own")).unwrap();
+    daemon.threads.spawn("odd".to_owned(), |_| panic!("of its own")).unwrap();
     assert_eq!(daemon.died().await.to_string(), "the thread odd ended unexpectedly");
     let mut stage = daemon.stages.watch();
     let released = async {

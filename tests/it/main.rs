@@ -52,6 +52,7 @@ mod secrets;
 mod server_tls;
 mod shipped;
 mod state;
+mod systemd;
 mod tidy;
 mod tls_diagnosis;
 mod token_endpoint;

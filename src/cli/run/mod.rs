@@ -20,6 +20,8 @@ use crate::config::Environment;
 use crate::config::source::file;
 use crate::lifecycle::{OtherSignal, StopSignals};
 use crate::reload;
+use crate::systemd::service::{ServiceManager, keep_alive};
+use crate::systemd::sockets::PassedSockets;
 use crate::telemetry::Event;
 use crate::telemetry::event::Name;
 use crate::telemetry::log::Writing;
@@ -28,6 +30,9 @@ use crate::telemetry::{files, log};
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     // First: before that a signal ends the process at once, or has no effect on the first process of a container.
     let signals = StopSignals::new();
+    // Before other threads run, since taking the sockets changes the environment.
+    let passed = PassedSockets::take(environment);
+    let mut manager = ServiceManager::of(environment);
     let path = match config_file::find(file, environment) {
         Ok(path) => path,
         Err(code) => return code,
@@ -58,10 +63,15 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
     };
     let (reloads, requests) = reload::channel();
-    let mut daemon = match Daemon::start(&checked.config, Some(reloads.clone())) {
+    let started = passed
+        .map_err(Into::into)
+        .and_then(|passed| Daemon::start(&checked.config, Some(reloads.clone()), passed));
+    let mut daemon = match started {
         Ok(daemon) => daemon,
         Err(error) => {
-            error!(error = in_one_line(&error), help = error.help(), "not started");
+            let text = in_one_line(&error);
+            manager.status(&format!("not started: {text}"));
+            error!(error = text, help = error.help(), "not started");
             return if error.is_of_the_configuration() { BAD_CONFIGURATION } else { FAILED };
         }
     };
@@ -74,10 +84,12 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
         OtherSignal::Reopen => reopen_files(),
     };
-    let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, requests), used);
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
     let version = Some(concat!("version ", env!("CARGO_PKG_VERSION")).to_owned());
     daemon.events().record_unlogged(Event { detail: version, ..Event::now(Name::DaemonStarted) });
+    manager.ready(&daemon.status_line());
+    let (pulse, watchdog) = (daemon.pulse(), manager.watchdog());
+    let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, requests), used, manager);
     tokio::select! {
         signal = signals.next_hearing(on_signal) => info!(signal, "asked to stop"),
         died = reloader.serve(&mut daemon) => {
@@ -86,20 +98,22 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             return FAILED;
         }
         never = log_dropped_lines(&log) => match never {},
+        never = keep_alive(watchdog, async || pulse.beat().await) => match never {},
     }
     // Clients that wait for a reload get an error.
-    drop(reloader);
-    daemon
-        .stop(async {
-            let on_signal = |signal| {
-                if signal == OtherSignal::Reopen {
-                    reopen_files();
-                }
-            };
-            signals.next_hearing(on_signal).await;
-        })
-        .await;
-    OK
+    let mut manager = reloader.end();
+    let hurry = async {
+        let on_signal = |signal| {
+            if signal == OtherSignal::Reopen {
+                reopen_files();
+            }
+        };
+        signals.next_hearing(on_signal).await;
+    };
+    tokio::select! {
+        () = daemon.stop(hurry) => OK,
+        never = manager.stopping("finishing the requests in flight") => match never {},
+    }
 }
 
 /// Opens the files of the log again. The event is the first line of the new file.

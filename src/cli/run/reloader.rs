@@ -18,12 +18,15 @@ use crate::config::source::diagnostics::Diagnostics;
 use crate::config::source::file::read_again;
 use crate::config::{Checked, Environment};
 use crate::reload::{Difference, NotReloaded, Outcome, ReloadRequests, Reloaded, Reloads};
+use crate::systemd::service::ServiceManager;
 use crate::telemetry::Event;
 use crate::telemetry::event::Name;
 use crate::telemetry::throttle::OnChange;
 
 /// How long reading the configuration, and the files that it names, may take.
 const CONFIG_READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the daemon's condition is compared with what systemd shows.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 type Loaded = (FileDigest, Result<Checked, Box<Diagnostics>>);
 
@@ -43,6 +46,7 @@ pub(super) struct Reloader {
     is_repetition: bool,
     /// The problems of the last reload, if it failed.
     problems: OnChange<Option<String>>,
+    manager: ServiceManager,
 }
 
 impl Reloader {
@@ -52,6 +56,7 @@ impl Reloader {
         environment: Environment,
         (reloads, requests): (Reloads, ReloadRequests),
         used: FileDigest,
+        manager: ServiceManager,
     ) -> Self {
         let watch = Watch::new(&path, used);
         Self {
@@ -65,7 +70,13 @@ impl Reloader {
             loading: Blocking::new(CONFIG_READ_TIMEOUT),
             is_repetition: false,
             problems: OnChange::default(),
+            manager,
         }
+    }
+
+    /// Ends reloading; whoever waits for a reload gets an error.
+    pub(super) fn end(self) -> ServiceManager {
+        self.manager
     }
 
     /// Reloads the configuration on request until a part of the daemon dies.
@@ -74,6 +85,7 @@ impl Reloader {
     ///
     /// The daemon can be stopped afterwards, also in the middle of a reload.
     pub(super) async fn serve(&mut self, daemon: &mut Daemon) -> Died {
+        let mut statuses = tokio::time::interval(STATUS_INTERVAL);
         loop {
             let config = Arc::clone(daemon.config());
             let (is_watched, has_certificates) =
@@ -81,9 +93,12 @@ impl Reloader {
             tokio::select! {
                 died = daemon.died() => return died,
                 () = self.requests.next() => {
+                    self.manager.reloading();
                     let outcome = Box::pin(self.reload(daemon)).await;
+                    self.manager.ready(&self.status(daemon));
                     self.requests.respond(outcome);
                 }
+                _ = statuses.tick(), if self.manager.listens() => self.manager.status(&self.status(daemon)),
                 trigger = self.watch.due(), if is_watched => {
                     self.is_repetition = trigger == Trigger::Failed;
                     self.reloads.request();
@@ -93,6 +108,14 @@ impl Reloader {
                 }
             }
         }
+    }
+
+    /// The daemon's condition in one line, with the failure of the last reload.
+    fn status(&self, daemon: &Daemon) -> String {
+        let problem = self.problems.current().as_ref().and_then(|problems| problems.lines().next());
+        let reload =
+            problem.map(|problem| format!("not reloaded ({problem}), the last configuration serves; "));
+        reload.unwrap_or_default() + &daemon.status_line()
     }
 
     /// Serves with new content of certificates, and with everything else as it is in force.

@@ -28,6 +28,7 @@ use super::peer::{Networks, Peer};
 use super::worker::{Accepted, Socket, WorkerHandle};
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
+use crate::systemd::sockets::PassedListener;
 use crate::telemetry::throttle::Throttle;
 
 /// The pause after the system refused a connection, most likely for lack of file descriptors.
@@ -54,15 +55,20 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    socket.set_nonblocking(true)?;
-    // For accepted sockets, which inherit it: data that a client does not read stays in the proxy, where it is counted.
-    socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(TCP_KEEPALIVE_TIME).with_interval(TCP_KEEPALIVE_INTERVAL),
-    )?;
+    prepare(SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Sets what accepted sockets inherit, and makes the socket not block.
+fn prepare(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // Data that a client does not read stays in the proxy, where it is counted.
+    socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(TCP_KEEPALIVE_TIME).with_interval(TCP_KEEPALIVE_INTERVAL),
+    )
 }
 
 /// A socket that clients connect to.
@@ -72,6 +78,9 @@ pub struct ListenSocket {
     pub number: u32,
     /// The bound socket.
     pub socket: BoundSocket,
+    /// Whether systemd holds the socket too. When the daemon stops, the connections that the system has queued are then
+    /// left to the next process.
+    pub is_held: bool,
 }
 
 /// A bound socket.
@@ -79,8 +88,28 @@ pub struct ListenSocket {
 pub enum BoundSocket {
     /// An address of the network.
     Tcp(std::net::TcpListener),
-    /// A unix socket.
-    Unix(std::os::unix::net::UnixListener, SocketFile),
+    /// A unix socket; without its file if another process made it.
+    Unix(std::os::unix::net::UnixListener, Option<SocketFile>),
+}
+
+impl BoundSocket {
+    /// Prepares a socket that another process has bound.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    pub fn of(passed: PassedListener) -> io::Result<Self> {
+        match passed {
+            PassedListener::Tcp(socket) => {
+                prepare(SockRef::from(&socket))?;
+                Ok(Self::Tcp(socket))
+            }
+            PassedListener::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(Self::Unix(socket, None))
+            }
+        }
+    }
 }
 
 /// The configuration for accepting connections.
@@ -122,9 +151,9 @@ pub fn spawn(
     mut changes: mpsc::Receiver<Change>,
     threads: &mut Threads,
 ) -> io::Result<()> {
-    threads.spawn("listener".to_owned(), move || {
+    threads.spawn("listener".to_owned(), move |beats| {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-        runtime.block_on(async move {
+        runtime.block_on(beats.during(async move {
             let mut listener = Listener::new(workers, settings, stage);
             listener.open(listen_sockets)?;
             loop {
@@ -135,7 +164,7 @@ pub fn spawn(
                     Some(change) = changes.recv() => listener.change(change),
                 }
             }
-        })
+        }))
     })
 }
 
@@ -166,12 +195,13 @@ impl Listener {
 
     fn open(&mut self, listen_sockets: Vec<ListenSocket>) -> io::Result<()> {
         let write_timeout = self.dispatcher.settings().limits.write_timeout;
-        for ListenSocket { number, socket } in listen_sockets {
+        for ListenSocket { number, socket, is_held } in listen_sockets {
             let (sender, mut watched) = watch::channel(SocketState { number, is_open: true, write_timeout });
             watched.mark_changed();
             let (dispatcher, stage) = (Rc::clone(&self.dispatcher), self.stage.clone());
             let socket = Open::new(socket)?;
-            self.accepting.spawn_local(async move { dispatcher.accept_from(socket, watched, stage).await });
+            self.accepting
+                .spawn_local(async move { dispatcher.accept_from(socket, is_held, watched, stage).await });
             self.states.push(sender);
         }
         Ok(())
@@ -205,7 +235,7 @@ struct Dispatcher {
 /// A socket that connections are accepted from.
 enum Open {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// An accepted socket, not blocking, and its client's address on the network.
@@ -282,6 +312,7 @@ impl Dispatcher {
     async fn accept_from(
         &self,
         socket: Open,
+        is_held: bool,
         mut watched: watch::Receiver<SocketState>,
         mut stage: watch::Receiver<Stage>,
     ) {
@@ -290,7 +321,8 @@ impl Dispatcher {
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
+                // The socket stays open, and the next process accepts the queued connections.
+                _ = stage.wait_for(|stage| *stage >= Stage::Draining) => if is_held { return } else { break },
                 () = closed(&mut watched, |state| socket.set_write_timeout(state.write_timeout)) => break,
                 accepted = socket.accept() => accepted,
             };

@@ -104,9 +104,9 @@ pub fn spawn(
     let (connections, accepted) = mpsc::channel(HANDOVER_QUEUE);
     let load = Arc::new(AtomicUsize::new(0));
     let handle = WorkerHandle { connections, load: Arc::clone(&load) };
-    threads.spawn(format!("worker-{index}"), move || {
+    threads.spawn(format!("worker-{index}"), move |beats| {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-        runtime.block_on(Worker::new(configuration, load).run(accepted, stage, changes));
+        runtime.block_on(beats.during(Worker::new(configuration, load).run(accepted, stage, changes)));
         // A DNS lookup that hangs on a blocking thread must not delay the end.
         runtime.shutdown_background();
         Ok(())

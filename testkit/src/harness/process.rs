@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -26,7 +27,16 @@ pub struct Launch {
     terminal: Option<PathBuf>,
     descriptors: Option<usize>,
     output_file: Option<PathBuf>,
+    sockets: Vec<(String, Arc<OwnedFd>)>,
 }
+
+/// Passes standard input and, with a second socket, standard output as systemd passes sockets. The shell becomes the daemon,
+/// so that its process id is the daemon's.
+const PASS_SOCKETS: [&str; 3] = [
+    "",
+    "exec 3<&0 </dev/null; export LISTEN_PID=$$; ",
+    "exec 3<&0 4<&1 </dev/null >&2; export LISTEN_PID=$$; ",
+];
 
 impl Launch {
     /// The binary in this working directory, without arguments, environment or input.
@@ -40,6 +50,7 @@ impl Launch {
             terminal: None,
             descriptors: None,
             output_file: None,
+            sockets: Vec::new(),
         }
     }
 
@@ -85,13 +96,22 @@ impl Launch {
         self
     }
 
+    /// Passes a socket as systemd does, at most two of them. The first takes the place of the input, the second that of the
+    /// standard output. The test holds the socket too.
+    pub fn socket(mut self, name: &str, socket: impl Into<OwnedFd>) -> Self {
+        self.sockets.push((name.to_owned(), Arc::new(socket.into())));
+        self
+    }
+
     /// Starts the process.
     pub fn start(&self) -> Process {
-        let mut command = match self.descriptors {
-            None => Command::new(&self.binary),
-            Some(limit) => {
+        let mut command = match (self.descriptors, self.sockets.len()) {
+            (None, 0) => Command::new(&self.binary),
+            (limit, sockets) => {
+                let limit = limit.map_or(String::new(), |limit| format!("ulimit -n {limit} && "));
                 let mut command = Command::new("/bin/sh");
-                command.args(["-c", "ulimit -n $0 && exec \"$@\"", &limit.to_string()]).arg(&self.binary);
+                command.args(["-c", &format!("{}{limit}exec \"$@\"", PASS_SOCKETS[sockets]), "sh"]);
+                command.arg(&self.binary);
                 command
             }
         };
@@ -113,6 +133,15 @@ impl Launch {
                 command.stdout(file.try_clone().unwrap()).stderr(file)
             }
         };
+        let passed = |index: usize| Stdio::from(self.sockets[index].1.try_clone().unwrap());
+        if !self.sockets.is_empty() {
+            let names: Vec<_> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+            command.stdin(passed(0));
+        }
+        if self.sockets.len() > 1 {
+            command.stdout(passed(1));
+        }
         let mut child = command.spawn().unwrap();
         let kept = Arc::default();
         let stdout = child.stdout.take().map(|stdout| keep(stdout, Arc::clone(&kept)));

@@ -1,5 +1,6 @@
 //! How a test describes its daemon: the configuration, the files and the environment, and the peers.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use toml::Value;
@@ -35,6 +36,7 @@ pub struct Setup {
     /// What the API offers besides HTTP/1.1.
     alpn: &'static [&'static [u8]],
     descriptors: Option<usize>,
+    sockets: Vec<(String, OwnedFd)>,
 }
 
 impl Setup {
@@ -55,6 +57,7 @@ impl Setup {
             accepts_unknown_tokens: false,
             alpn: &[],
             descriptors: None,
+            sockets: Vec::new(),
         }
     }
 
@@ -118,6 +121,12 @@ impl Setup {
     /// Bounds the daemon's file descriptors.
     pub const fn descriptors(mut self, limit: usize) -> Self {
         self.descriptors = Some(limit);
+        self
+    }
+
+    /// Passes a socket with this name as systemd does; the test holds the socket too.
+    pub fn socket(mut self, name: &str, socket: impl Into<OwnedFd>) -> Self {
+        self.sockets.push((name.to_owned(), socket.into()));
         self
     }
 
@@ -210,6 +219,9 @@ impl Setup {
             .environment(&self.environment);
         if let Some(limit) = self.descriptors {
             launch = launch.descriptors(limit);
+        }
+        for (name, socket) in self.sockets {
+            launch = launch.socket(&name, socket);
         }
         let process: Process = launch.start();
         let world =
