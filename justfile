@@ -33,8 +33,8 @@ deny *checks:
 e2e: build
     tests/e2e/run target/release/bearerd
 
-# Run the load tests: slow callers, thousands of connections, SIGTERM and SIGHUP (needs slowhttptest).
-load *cases="slow idle memory drain hangups": build
+# Run the load tests: slow callers, thousands of connections, SIGTERM, SIGHUP and restarts (needs slowhttptest).
+load *cases="slow idle memory drain restart hangups": build
     cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
 
 # Run the soak test: combined load for the given number of minutes.

@@ -1,30 +1,61 @@
-//! `bearerd demo`: runs the demonstration, then serves until Ctrl-C.
+//! `bearerd demo`: runs the demonstration, then serves until Ctrl-C; with `--platform`, its servers alone.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::time::Interval;
+use url::Url;
+
 use super::exit_code::{FAILED, OK};
-use super::output;
+use super::{browser, output};
 use crate::app::StartError;
 use crate::causes::in_one_line;
-use crate::demo::{DemoError, Scenario};
+use crate::demo::DemoError;
+use crate::demo::platform::Platform;
+use crate::demo::scenario::Scenario;
+use crate::demo::visits::{self, Visit};
 use crate::lifecycle::StopSignals;
+
+pub(super) const HELP: &str = "\
+Without --platform, everything runs on loopback in one process. With --platform, the authorization server and
+the API listen alone on one address over TLS, for a bearerd elsewhere: the token endpoint at /token, a health
+check at /livez, and the API at every other path. All tokens are revoked every 30 seconds.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Demo {
     /// Exit after the steps, with 0 if all of them succeeded
     #[arg(long)]
     once: bool,
+    /// Open the status page in a browser
+    #[arg(long, conflicts_with = "once")]
+    open: bool,
     /// Address that applications connect to [default: 127.0.0.1:8080 or, if in use, a free port]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Run the authorization server and the API alone, on the address of --listen
+    #[arg(long, conflicts_with_all = ["once", "open"], requires_all = ["listen", "name", "ca_out"])]
+    platform: bool,
+    /// Host name of the platform, for its certificate and its URLs
+    #[arg(long, value_name = "HOST", requires = "platform")]
+    name: Option<String>,
+    /// File for the certificate of the authority that the platform's certificate is from
+    #[arg(long, value_name = "PATH", requires = "platform")]
+    ca_out: Option<PathBuf>,
 }
 
 /// How often the demonstration revokes the token while it serves.
 const REVOKE_EVERY: Duration = Duration::from_secs(30);
 
 pub(super) async fn demo(demo: Demo) -> u8 {
-    match show(demo).await {
+    let outcome = match (demo.listen, &demo.name, &demo.ca_out) {
+        (Some(listen), Some(name), Some(ca_out)) if demo.platform => {
+            platform(Platform::start(listen, name, ca_out).await).await
+        }
+        _ => show(demo).await,
+    };
+    match outcome {
         Ok(()) => OK,
         Err(error) => {
             output::error_line(format_args!("bearerd demo: {}", in_one_line(&error)));
@@ -33,8 +64,27 @@ pub(super) async fn demo(demo: Demo) -> u8 {
     }
 }
 
+async fn platform(platform: Result<Platform, DemoError>) -> Result<(), DemoError> {
+    let mut signals = StopSignals::new()?;
+    let platform = platform?;
+    output::line(platform.introduction());
+    let mut revoke = tokio::time::interval(REVOKE_EVERY);
+    // The first tick is at once, when no token has been issued.
+    revoke.tick().await;
+    loop {
+        tokio::select! {
+            _ = revoke.tick() => {
+                let requests = platform.revoke();
+                output::line(format_args!("all tokens were revoked, after {requests} token requests"));
+            }
+            _ = signals.next() => return Ok(()),
+        }
+    }
+}
+
 async fn show(demo: Demo) -> Result<(), DemoError> {
     let mut signals = StopSignals::new()?;
+    let mut visits = visits::listen();
     let scenario = start(&demo).await?;
     output::line(scenario.introduction());
     let steps = async {
@@ -52,19 +102,21 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
     if !demo.once {
         output::line(format_args!(
             "The demo now serves your requests, and revokes the token at once and every {} seconds. Requests succeed \
-             anyway:\n\n  curl -i {}/hello\n\nPress Ctrl-C to stop.\n",
+             anyway:\n\n  curl -i {}/hello\n\nPress Ctrl-C to stop. What becomes of your requests:\n",
             REVOKE_EVERY.as_secs(),
             scenario.url()
         ));
-        let mut revoke = tokio::time::interval(REVOKE_EVERY);
-        loop {
-            tokio::select! {
-                _ = revoke.tick() => {
-                    scenario.revoke();
-                    output::line("  the token was revoked");
-                }
-                _ = signals.next() => break,
-            }
+        if demo.open
+            && let Ok(page) = Url::parse(&scenario.page())
+        {
+            browser::open(&page);
+        }
+        // The requests of the steps.
+        while visits.try_recv().is_ok() {}
+        let revoke = tokio::time::interval(REVOKE_EVERY);
+        tokio::select! {
+            () = serve(&scenario, revoke, visits) => {}
+            _ = signals.next() => {}
         }
         output::line("stopping");
     }
@@ -75,6 +127,19 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
         })
         .await;
     Ok(())
+}
+
+/// Revokes the token again and again, and prints what becomes of each request.
+async fn serve(scenario: &Scenario, mut revoke: Interval, mut visits: mpsc::Receiver<Visit>) {
+    loop {
+        tokio::select! {
+            _ = revoke.tick() => {
+                scenario.revoke();
+                output::line("  (the token was revoked)");
+            }
+            Some(visit) = visits.recv() => output::line(format_args!("  {visit}")),
+        }
+    }
 }
 
 fn step(number: usize, text: impl std::fmt::Display) {

@@ -1,6 +1,7 @@
 //! The command line: parses the arguments, runs the command, and returns its exit code.
 
 mod admin;
+mod browser;
 mod check;
 mod config_file;
 mod demo;
@@ -51,6 +52,7 @@ enum Command {
     #[command(after_help = keygen::HELP)]
     Keygen,
     /// Run a demonstration on loopback, with its own authorization server and API
+    #[command(after_help = demo::HELP)]
     Demo(demo::Demo),
 }
 

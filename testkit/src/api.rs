@@ -20,11 +20,12 @@ use crate::server::{Body, Server, whole};
 pub struct Api<S> {
     server: Server,
     scheme: &'static str,
-    shared: Arc<Shared<S>>,
+    shared: Arc<Answering<S>>,
 }
 
+/// Answers the requests of an API.
 #[derive(Debug)]
-struct Shared<S> {
+pub(crate) struct Answering<S> {
     script: S,
     rejected: AtomicUsize,
 }
@@ -76,7 +77,7 @@ impl<S: Script> Api<S> {
     /// If the listener has no address.
     pub fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, script: S) -> io::Result<Self> {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let shared = Arc::new(Shared { script, rejected: AtomicUsize::new(0) });
+        let shared = Arc::new(Answering::new(script));
         let answering = Arc::clone(&shared);
         let server = Server::serve(listener, tls, move |request| {
             let shared = Arc::clone(&answering);
@@ -111,8 +112,12 @@ impl<S: Script> Api<S> {
     }
 }
 
-impl<S: Script> Shared<S> {
-    async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<Body>> {
+impl<S: Script> Answering<S> {
+    pub(crate) const fn new(script: S) -> Self {
+        Self { script, rejected: AtomicUsize::new(0) }
+    }
+
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<Body>> {
         let Self { script, rejected } = self;
         let (head, body) = request.into_parts();
         script.record(&head);

@@ -12,16 +12,18 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::{AUTHORIZATION, RETRY_AFTER};
+use http::{HeaderMap, Response};
 use rustls::ServerConfig;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::access_token::new_token;
+use crate::api::{Answering, Script};
 use crate::authorization_codes::AuthorizationCodes;
 use crate::refresh_tokens::RefreshTokens;
-use crate::server::Server;
+use crate::server::{Server, whole};
 
 /// An authorization server that runs until it is dropped.
 #[derive(Debug)]
@@ -168,35 +170,7 @@ impl AuthorizationServer {
         tls: Option<Arc<ServerConfig>>,
     ) -> io::Result<Self> {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let state = Arc::new(State {
-            issuer: OnceLock::new(),
-            client_id: client_id.to_owned(),
-            client_secret: client_secret.to_owned(),
-            memory: Mutex::new(Memory {
-                takes_all: false,
-                lifetime: 3600,
-                tenant: None,
-                delay: Duration::ZERO,
-                queue: VecDeque::new(),
-                asked: Vec::new(),
-                issued: Vec::new(),
-                issued_at: BTreeMap::new(),
-                live: BTreeMap::new(),
-                under_way: 0,
-                most_at_once: 0,
-                refresh: RefreshTokens::default(),
-                codes: AuthorizationCodes::default(),
-                consent: Consent::default(),
-                nonce: None,
-                authorized: Vec::new(),
-                expects_form_encoding: false,
-                is_public: false,
-                token_path: "/token".to_owned(),
-                metadata: BTreeMap::new(),
-                metadata_asked: Vec::new(),
-            }),
-            is_held: watch::Sender::new(false),
-        });
+        let state = State::new(client_id, client_secret);
         let answering = Arc::clone(&state);
         let server = Server::start(tls, move |request| {
             let state = Arc::clone(&answering);
@@ -205,6 +179,37 @@ impl AuthorizationServer {
         .await?;
         let host = if scheme == "https" { "localhost" } else { "127.0.0.1" };
         let issuer = format!("{scheme}://{host}:{}", server.address().port());
+        let issuer = state.issuer.get_or_init(|| issuer).clone();
+        Ok(Self { _server: server, issuer, state })
+    }
+
+    /// Serves an API of this server's tokens too, over TLS at one address: the API gets every request to a path that is none of
+    /// the authorization server's. `/livez` says `ok`.
+    ///
+    /// # Errors
+    ///
+    /// If the listener has no address.
+    pub fn with_api<S: Script>(
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        host: &str,
+        (client_id, client_secret): (&str, &str),
+        api: impl FnOnce(Introspection) -> S,
+    ) -> io::Result<Self> {
+        let state = State::new(client_id, client_secret);
+        let api = Arc::new(Answering::new(api(Introspection(Arc::clone(&state)))));
+        let answering = Arc::clone(&state);
+        let server = Server::serve(listener, Some(tls), move |request| {
+            let (state, api) = (Arc::clone(&answering), Arc::clone(&api));
+            async move {
+                match request.uri().path() {
+                    "/livez" => Ok(Response::new(whole("ok\n"))),
+                    path if state.is_own(path) => state.answer(request).await,
+                    _ => api.answer(request).await,
+                }
+            }
+        })?;
+        let issuer = format!("https://{host}:{}", server.address().port());
         let issuer = state.issuer.get_or_init(|| issuer).clone();
         Ok(Self { _server: server, issuer, state })
     }
@@ -412,6 +417,43 @@ impl fmt::Debug for Asked {
 }
 
 impl State {
+    fn new(client_id: &str, client_secret: &str) -> Arc<Self> {
+        Arc::new(State {
+            issuer: OnceLock::new(),
+            client_id: client_id.to_owned(),
+            client_secret: client_secret.to_owned(),
+            memory: Mutex::new(Memory {
+                takes_all: false,
+                lifetime: 3600,
+                tenant: None,
+                delay: Duration::ZERO,
+                queue: VecDeque::new(),
+                asked: Vec::new(),
+                issued: Vec::new(),
+                issued_at: BTreeMap::new(),
+                live: BTreeMap::new(),
+                under_way: 0,
+                most_at_once: 0,
+                refresh: RefreshTokens::default(),
+                codes: AuthorizationCodes::default(),
+                consent: Consent::default(),
+                nonce: None,
+                authorized: Vec::new(),
+                expects_form_encoding: false,
+                is_public: false,
+                token_path: "/token".to_owned(),
+                metadata: BTreeMap::new(),
+                metadata_asked: Vec::new(),
+            }),
+            is_held: watch::Sender::new(false),
+        })
+    }
+
+    /// Whether the authorization server answers requests to this path.
+    fn is_own(&self, path: &str) -> bool {
+        path == "/authorize" || path.contains("/.well-known/") || path == self.memory().token_path
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! Start and stop of the daemon, `bearerd health` and `bearerd demo`.
+//! Start and stop of the daemon, and `bearerd health`.
 
 use std::time::Duration;
 
@@ -322,36 +322,4 @@ async fn a_daemon_without_a_token_is_alive_and_not_ready() {
         assert_eq!(health.ended().await.code(), Some(code), "{arguments:?}");
     }
     world.finish().await;
-}
-
-#[tokio::test]
-async fn every_step_of_the_demo_succeeds() {
-    let folder = tempfile::tempdir().unwrap();
-    // The demo reads neither a file nor the environment.
-    std::fs::write(folder.path().join("proxy.toml"), "nonsense").unwrap();
-    let environment = [("BEARERD_SERVER__LISTEN".to_owned(), "nonsense".to_owned())];
-    let mut demo = spawn(&["demo", "--once"], &environment, folder.path());
-
-    assert_eq!(demo.ended().await.code(), Some(0), "{}", demo.output());
-
-    let output = demo.output();
-    for step in 1..=5 {
-        assert!(output.contains(&format!("\n{step}. ")), "{output}");
-    }
-    assert!(!output.contains("tok_"), "{output}");
-}
-
-#[tokio::test]
-async fn the_demo_serves_until_it_is_asked_to_stop() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut demo = spawn(&["demo", "--listen", "127.0.0.1:0"], &[], folder.path());
-    eventually("the curl to try", async || demo.output().contains("curl -i ")).await;
-    let output = demo.output();
-    let url = output.split("curl -i ").nth(1).unwrap().split_whitespace().next().unwrap();
-
-    let response = reqwest::Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
-
-    assert_eq!(response.status(), 200);
-    demo.signal(Signal::INT);
-    assert_eq!(demo.ended().await.code(), Some(0), "{}", demo.output());
 }

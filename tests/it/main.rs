@@ -21,6 +21,7 @@ mod check_state;
 mod client_secret;
 mod configuration;
 mod corpus;
+mod demo;
 mod discovery;
 mod drain;
 mod faults;

@@ -17,6 +17,7 @@ mod drain;
 mod figures;
 mod memory;
 mod report;
+mod restart;
 mod slow;
 mod soak;
 mod world;
@@ -29,7 +30,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use report::Report;
 
-const USAGE: &str = "usage: load PATH_OF_BEARERD slow|idle|memory|drain|hangups|soak[=MINUTES]…";
+const USAGE: &str = "usage: load PATH_OF_BEARERD slow|idle|memory|drain|restart|hangups|soak[=MINUTES]…";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
                 ("idle", _) => memory::rest(&bearerd, &mut report).await,
                 ("memory", _) => memory::run(&bearerd, descriptors, &mut report).await,
                 ("drain", _) => drain::run(&bearerd, &mut report).await,
+                ("restart", _) => restart::run(&bearerd, &mut report).await,
                 ("hangups", _) => soak::hangups::run(&bearerd, &mut report).await,
                 ("soak", minutes) => {
                     let minutes: f64 = minutes.parse().expect(USAGE);

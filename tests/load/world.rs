@@ -46,6 +46,8 @@ pub(crate) struct Setup {
     pub(crate) has_tls: bool,
     /// The lifetime of tokens in seconds; an hour if 0.
     pub(crate) lifetime: u64,
+    /// A socket that takes the place of the daemon's own, and that this process holds too.
+    pub(crate) socket: Option<std::net::TcpListener>,
 }
 
 /// A daemon that runs, and its peers.
@@ -62,6 +64,7 @@ pub(crate) struct World {
     folder: TempDir,
     peers: Peers,
     setup: Setup,
+    launch: Launch,
 }
 
 impl World {
@@ -76,18 +79,31 @@ impl World {
         for issuer in &issuers {
             issuer.set_lifetime(if setup.lifetime == 0 { 3600 } else { setup.lifetime });
         }
-        let process = Launch::new(bearerd, folder.path())
+        let mut launch = Launch::new(bearerd, folder.path())
             .arguments(&["run", "-c", "proxy.toml"])
             .variable("API_SECRET", CLIENT_SECRET)
             .variable("REFRESH_TOKEN", &refresh_token)
             .variable("STATE_KEY", &STANDARD.encode([7; 32]))
-            .output_file(folder.path().join("log"))
-            .start();
+            .output_file(folder.path().join("log"));
+        if let Some(socket) = &setup.socket {
+            launch = launch.socket("server", socket.try_clone().unwrap());
+        }
+        let process = launch.start();
         let address = process.logged_address("listening").await;
         let admin = process.logged_address("admin listening").await;
         let tls = setup.has_tls.then(|| TlsCaller::trusting(pki.authority()).config(&[]));
         eventually("ready", async || is_ready(admin).await).await;
-        Self { issuers, api, process, address, tls, pki, folder, peers, setup }
+        Self { issuers, api, process, address, tls, pki, folder, peers, setup, launch }
+    }
+
+    /// Stops the daemon, and starts another one in its place. Returns the exit code of the first.
+    pub(crate) async fn restart(&mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        let code = self.ended().await;
+        self.process = self.launch.start();
+        let admin = self.process.logged_address("admin listening").await;
+        eventually("ready", async || is_ready(admin).await).await;
+        code
     }
 
     /// The daemon's resident memory in bytes.

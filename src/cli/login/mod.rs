@@ -3,7 +3,6 @@
 //!
 //! The destination of the grant, the issuer and the redirect URI are tested before the user logs in.
 
-mod browser;
 mod callback;
 mod destination;
 mod paste;
@@ -24,7 +23,7 @@ use self::paste::{LongLines, Pasted};
 use super::admin::{AdminAddress, AdminClient};
 use super::config_file::UnknownCredential;
 use super::exit_code::{FAILED, OK};
-use super::{config_file, output};
+use super::{browser, config_file, output};
 use crate::clock::Clock;
 use crate::config;
 use crate::config::model::levels;

@@ -1,6 +1,4 @@
-//! `bearerd demo`: the daemon between an authorization server and an API, all in one process, on loopback.
-//!
-//! Each step of the demonstration checks what its text states.
+//! The steps of the demonstration, each of which checks what its text states.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -10,16 +8,15 @@ use std::time::Duration;
 use http::StatusCode;
 use testkit::api::{Api, Describe};
 use testkit::authorization_server::{Answer, AuthorizationServer};
-use testkit::pki::{Pki, PkiError};
-use thiserror::Error;
+use testkit::pki::Pki;
 use tokio::time::Instant;
 
-use crate::app::{Daemon, StartError};
+use super::{CLIENT_ID, DemoError};
+use crate::app::Daemon;
 use crate::config;
-use crate::config::{Diagnostics, Environment, Roots};
+use crate::config::{Environment, Roots};
 use crate::systemd::sockets::PassedSockets;
 
-const CLIENT_ID: &str = "demo";
 const BURST: usize = 200;
 const RETRY_AFTER_SECONDS: u64 = 2;
 /// Longer than any step takes.
@@ -32,32 +29,6 @@ pub struct Scenario {
     api: Api<Describe>,
     daemon: Daemon,
     client: reqwest::Client,
-}
-
-/// Why the demo did not start, or which step failed.
-#[derive(Debug, Error)]
-pub enum DemoError {
-    /// The address is reachable from other machines.
-    #[error("the demo listens on loopback only, and not on {0}")]
-    OffLoopback(SocketAddr),
-    /// A server could not listen.
-    #[error("a server of the demo could not start")]
-    Server(#[from] std::io::Error),
-    /// A certificate could not be made.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// The daemon's configuration is wrong.
-    #[error(transparent)]
-    Configuration(#[from] Box<Diagnostics>),
-    /// The daemon did not start.
-    #[error("the daemon did not start")]
-    Start(#[from] StartError),
-    /// A request got no answer.
-    #[error("a request was not answered")]
-    Request(#[from] reqwest::Error),
-    /// A step had another outcome than expected.
-    #[error("{0}")]
-    Unexpected(String),
 }
 
 /// An answer to the application.
@@ -86,8 +57,6 @@ impl Scenario {
              listen = \"{listen}\"\n\
              [admin]\n\
              listen = \"127.0.0.1:0\"\n\
-             [log]\n\
-             access = false\n\
              [credentials.demo]\n\
              token_url = \"{}\"\n\
              client_id = \"{CLIENT_ID}\"\n\
@@ -114,6 +83,11 @@ impl Scenario {
         self.daemon.addresses().first().map(|address| format!("http://{address}")).unwrap_or_default()
     }
 
+    /// The address of the status page.
+    pub fn page(&self) -> String {
+        format!("http://{}/", self.daemon.admin_address())
+    }
+
     /// The daemon, to be stopped.
     pub fn into_daemon(self) -> Daemon {
         self.daemon
@@ -126,10 +100,13 @@ impl Scenario {
              \n\
              \x20 application  -->  bearerd {}  -->  API {}\n\
              \x20                      |\n\
-             \x20                      +--  authorization server {}\n",
+             \x20                      +--  authorization server {}\n\
+             \n\
+             status page: {}\n",
             self.url(),
             self.api.url(),
             self.authorization_server.token_url(),
+            self.page(),
         )
     }
 
