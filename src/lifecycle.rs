@@ -225,3 +225,40 @@ impl Threads {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::Builder;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn a_pulse_needs_an_answer_of_each_thread_that_has_not_ended() {
+        let mut threads = Threads::new(3);
+        let (block, blocked) = std::sync::mpsc::sync_channel::<()>(0);
+        let (end, ended) = oneshot::channel::<()>();
+        let run = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+            move |beats: Beats| {
+                Builder::new_current_thread().build()?.block_on(beats.during(work));
+                Ok(())
+            }
+        };
+        threads.spawn("ends".to_owned(), |_| Ok(())).unwrap();
+        threads.spawn("waits".to_owned(), run(Box::pin(async { drop(ended.await) }))).unwrap();
+        assert_eq!(threads.one_ended().await, "ends");
+        timeout(SOON * 10, threads.pulse().beat()).await.expect("both are well");
+
+        let hangs = Box::pin(async move { drop(blocked.recv()) });
+        threads.spawn("hangs".to_owned(), run(hangs)).unwrap();
+        assert!(timeout(SOON, threads.pulse().beat()).await.is_err());
+
+        drop((block, end));
+        threads.all_ended().await;
+        timeout(SOON * 10, threads.pulse().beat()).await.expect("nobody is left");
+    }
+}

@@ -102,9 +102,11 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
     if !demo.once {
         output::line(format_args!(
             "The demo now serves your requests, and revokes the token at once and every {} seconds. Requests succeed \
-             anyway:\n\n  curl -i {}/hello\n\nPress Ctrl-C to stop. What becomes of your requests:\n",
+             anyway:\n\n  curl -i {}/hello\n\nThe status page shows the token: {}\nPress Ctrl-C to stop. What becomes of your \
+             requests:\n",
             REVOKE_EVERY.as_secs(),
-            scenario.url()
+            scenario.url(),
+            scenario.page()
         ));
         if demo.open
             && let Ok(page) = Url::parse(&scenario.page())

@@ -129,7 +129,7 @@ impl Scenario {
         expect("plain request", StatusCode::OK, seen.status)?;
         Ok(format!(
             "A request without a credential\n\
-             \x20  GET /hello  ->  {} in {}\n\
+             \x20  GET /hello → {} in {}\n\
              \x20  The application sent no token; the API received a live one.",
             seen.status.as_u16(),
             millis(seen.took)
@@ -146,7 +146,7 @@ impl Scenario {
         expect("revoked token: token requests", 1, self.authorization_server.requests() - requests)?;
         Ok(format!(
             "The API revokes the token without notice\n\
-             \x20  GET /hello  ->  {} in {}\n\
+             \x20  GET /hello → {} in {}\n\
              \x20  The API answered 401; bearerd requested a new token and sent the request again.\n\
              \x20  The application received one answer and no 401. Token requests in this step: 1",
             seen.status.as_u16(),
@@ -171,7 +171,7 @@ impl Scenario {
         expect("burst: token requests", 1, self.authorization_server.requests() - requests)?;
         Ok(format!(
             "{BURST} requests at once with a revoked token and a slow token endpoint\n\
-             \x20  {BURST} x GET /hello  ->  {good} x 200 in {}\n\
+             \x20  {BURST} x GET /hello → {good} x 200 in {}\n\
              \x20  All requests waited for the same refresh; no application received a 401. Token requests in this step: 1",
             millis(took)
         ))
@@ -196,7 +196,7 @@ impl Scenario {
         }
         Ok(format!(
             "The token is revoked again, and the token endpoint answers 429 with Retry-After: {RETRY_AFTER_SECONDS}\n\
-             \x20  GET /hello  ->  {} in {}: the request waited until the token endpoint could be asked again\n\
+             \x20  GET /hello → {} in {}: the request waited until the token endpoint could be asked again\n\
              \x20  The next token request came {} after the 429: Retry-After and a random delay.\n\
              \x20  Had Retry-After been longer than token_wait, the application would have received a 503 at once.",
             seen.status.as_u16(),

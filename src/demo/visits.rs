@@ -93,25 +93,25 @@ impl Fields for Visit {
     }
 }
 
-/// A line such as `GET /hello   401 → refreshed → 200   12 ms`.
+/// A line such as `GET /hello → 401 → refreshed → 200 in 12 ms`.
 impl fmt::Display for Visit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut way = Vec::new();
+        write!(f, "{} {} → ", self.method, self.path)?;
         if self.is_replayed {
-            way.extend(["401", "refreshed"]);
+            f.write_str("401 → refreshed → ")?;
         } else if self.used_previous_token {
-            way.extend(["401", "previous token"]);
+            f.write_str("401 → previous token → ")?;
         }
         if self.retries > 0 {
-            way.push("sent again");
+            f.write_str("sent again → ")?;
         }
-        let status = self.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
-        way.push(&status);
-        let code = self.code.as_ref().map(|code| format!(" {code}")).unwrap_or_default();
-        let end = if self.is_complete { "" } else { " (the client left)" };
-        let request = format!("{} {}", self.method, self.path);
-        let way = way.join(" → ") + &code + end;
-        write!(f, "{request:<28} {way:<24} {:.0} ms", self.milliseconds.max(1.0))
+        match (self.status, &self.code) {
+            (None, _) => return f.write_str("no answer: the client left"),
+            (Some(status), None) => write!(f, "{status}")?,
+            (Some(status), Some(code)) => write!(f, "{status} {code}")?,
+        }
+        let end = if self.is_complete { "" } else { ", not to the end" };
+        write!(f, " in {:.0} ms{end}", self.milliseconds.max(1.0))
     }
 }
 
@@ -119,23 +119,32 @@ impl fmt::Display for Visit {
 mod tests {
     use super::*;
 
-    fn visit() -> Visit {
-        let (method, path) = ("GET".to_owned(), "/hello".to_owned());
-        Visit { method, path, status: Some(200), is_complete: true, milliseconds: 12.3, ..Visit::default() }
-    }
-
-    fn line(visit: &Visit) -> String {
-        visit.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-
     #[test]
     fn a_line_tells_the_way_of_a_request() {
-        assert_eq!(line(&visit()), "GET /hello 200 12 ms");
-        let replayed = Visit { is_replayed: true, ..visit() };
-        assert_eq!(line(&replayed), "GET /hello 401 → refreshed → 200 12 ms");
-        let refused = Visit { status: Some(421), code: Some("host_not_allowed".to_owned()), ..visit() };
-        assert_eq!(line(&refused), "GET /hello 421 host_not_allowed 12 ms");
-        let left = Visit { status: None, is_complete: false, ..visit() };
-        assert_eq!(line(&left), "GET /hello no answer (the client left) 12 ms");
+        let visit = || {
+            let (method, path) = ("GET".to_owned(), "/hello".to_owned());
+            Visit {
+                method,
+                path,
+                status: Some(200),
+                is_complete: true,
+                milliseconds: 12.3,
+                ..Visit::default()
+            }
+        };
+        let code = Some("host_not_allowed".to_owned());
+        for (visit, line) in [
+            (visit(), "GET /hello → 200 in 12 ms"),
+            (Visit { is_replayed: true, ..visit() }, "GET /hello → 401 → refreshed → 200 in 12 ms"),
+            (Visit { retries: 1, ..visit() }, "GET /hello → sent again → 200 in 12 ms"),
+            (Visit { status: Some(421), code, ..visit() }, "GET /hello → 421 host_not_allowed in 12 ms"),
+            (Visit { is_complete: false, ..visit() }, "GET /hello → 200 in 12 ms, not to the end"),
+            (
+                Visit { status: None, is_complete: false, ..visit() },
+                "GET /hello → no answer: the client left",
+            ),
+        ] {
+            assert_eq!(visit.to_string(), line);
+        }
     }
 }

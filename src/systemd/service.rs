@@ -1,4 +1,4 @@
-//! Reports the daemon's state to systemd (sd_notify(3)): ready, reloading, stopping, alive.
+//! Reports the daemon's state to systemd (`sd_notify(3)`): ready, reloading, stopping, alive.
 //!
 //! Each report is one datagram to the socket of `NOTIFY_SOCKET`. A report that cannot be sent changes nothing in the daemon.
 
@@ -77,13 +77,12 @@ impl ServiceManager {
         self.watchdog
     }
 
-    fn report(&mut self, states: &[NotifyState<'_>], status: &str) {
-        // A line is one line, whatever a problem's text has.
-        let status: String = status.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
-        let is_new = self.status.changes_to(status.clone());
+    fn report(&mut self, states: &[NotifyState<'_>], text: &str) {
+        // One line, whatever the text of a problem has.
+        let line: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let mut all = states.to_vec();
-        if is_new {
-            all.push(NotifyState::Status(&status));
+        if self.status.changes_to(line.clone()) {
+            all.push(NotifyState::Status(&line));
         }
         self.send(&all);
     }

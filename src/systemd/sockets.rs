@@ -1,4 +1,4 @@
-//! The listening sockets that systemd passes to the daemon (sd_listen_fds(3)), for the addresses that they belong to.
+//! The listening sockets that systemd passes to the daemon (`sd_listen_fds(3)`), for the addresses that they belong to.
 //!
 //! systemd keeps each socket open while the daemon restarts, so that no connection is refused. The daemon therefore never
 //! shuts such a socket down, and never removes the file of a unix socket.
@@ -175,19 +175,19 @@ impl PassedListener {
 
 fn take(descriptors: &mut ListenFd, index: usize) -> io::Result<(Listen, PassedListener)> {
     if let Ok(Some(listener)) = descriptors.take_tcp_listener(index) {
-        is_listening(SockRef::from(&listener))?;
+        is_listening(&SockRef::from(&listener))?;
         return Ok((Listen::Tcp(listener.local_addr()?), PassedListener::Tcp(listener)));
     }
     let Some(listener) = descriptors.take_unix_listener(index)? else {
         return Err(io::Error::other("the descriptor was taken before"));
     };
-    is_listening(SockRef::from(&listener))?;
+    is_listening(&SockRef::from(&listener))?;
     let address = listener.local_addr()?;
     let path = address.as_pathname().ok_or_else(|| io::Error::other("the unix socket has no path"))?;
     Ok((Listen::Unix(path.to_owned()), PassedListener::Unix(listener)))
 }
 
-fn is_listening(socket: SockRef<'_>) -> io::Result<()> {
+fn is_listening(socket: &SockRef<'_>) -> io::Result<()> {
     if socket.is_listener()? { Ok(()) } else { Err(io::Error::other("the socket does not listen")) }
 }
 

@@ -46,9 +46,9 @@ async fn the_demo_tells_a_visitor_what_becomes_of_each_request() {
 
     let has =
         |text: &str| demo.output().lines().any(|line| line.contains("GET /hello") && line.contains(text));
-    eventually("a replayed request", async || has(" 401 → refreshed → 200 ")).await;
-    eventually("a plain request", async || has("  200 ")).await;
-    eventually("a refusal", async || has(" 421 host_not_allowed ")).await;
+    eventually("a replayed request", async || has("→ 401 → refreshed → 200 in ")).await;
+    eventually("a plain request", async || has("GET /hello → 200 in ")).await;
+    eventually("a refusal", async || has("→ 421 host_not_allowed in ")).await;
     let output = demo.output();
     let after_the_steps = output.split("What becomes of your requests").nth(1).unwrap();
     assert_eq!(after_the_steps.matches("GET /hello").count(), 3, "{output}");

@@ -55,14 +55,14 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    prepare(SockRef::from(&socket))?;
+    prepare(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
 }
 
 /// Sets what accepted sockets inherit, and makes the socket not block.
-fn prepare(socket: SockRef<'_>) -> io::Result<()> {
+fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     // Data that a client does not read stays in the proxy, where it is counted.
     socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
@@ -101,7 +101,7 @@ impl BoundSocket {
     pub fn of(passed: PassedListener) -> io::Result<Self> {
         match passed {
             PassedListener::Tcp(socket) => {
-                prepare(SockRef::from(&socket))?;
+                prepare(&SockRef::from(&socket))?;
                 Ok(Self::Tcp(socket))
             }
             PassedListener::Unix(socket) => {
