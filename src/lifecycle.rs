@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(threads.one_ended().await, "ends");
         timeout(SOON * 10, threads.pulse().beat()).await.expect("both are well");
 
-        let hangs = Box::pin(async move { drop(blocked.recv()) });
+        let hangs = Box::pin(async move { assert!(blocked.recv().is_err()) });
         threads.spawn("hangs".to_owned(), run(hangs)).unwrap();
         assert!(timeout(SOON, threads.pulse().beat()).await.is_err());
 

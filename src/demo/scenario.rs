@@ -55,6 +55,8 @@ impl Scenario {
         let text = format!(
             "[server]\n\
              listen = \"{listen}\"\n\
+             [server.limits]\n\
+             token_wait = \"15s\"\n\
              [admin]\n\
              listen = \"127.0.0.1:0\"\n\
              [credentials.demo]\n\
@@ -63,7 +65,8 @@ impl Scenario {
              client_secret = {{ env = \"SECRET\" }}\n\
              [[routes]]\n\
              upstream = \"{}\"\n\
-             credential = \"demo\"\n",
+             credential = \"demo\"\n\
+             connect_timeout = \"15s\"\n",
             authorization_server.token_url(),
             api.url(),
         );
