@@ -1,5 +1,7 @@
 //! The daemon's condition in one line, for people.
 
+use std::iter;
+
 use super::Daemon;
 use crate::token::CredentialState;
 
@@ -15,14 +17,14 @@ impl Daemon {
 }
 
 fn line(credentials: &[(&str, CredentialState, Option<&str>)]) -> String {
-    let is_valid = |state| state == CredentialState::Valid;
-    let valid = credentials.iter().filter(|(_, state, _)| is_valid(*state)).count();
-    let mut line = format!("{valid} of {} credentials valid", credentials.len());
-    for (name, state, reason) in credentials.iter().filter(|(_, state, _)| !is_valid(*state)) {
+    let (valid, others): (Vec<_>, Vec<_>) =
+        credentials.iter().partition(|(_, state, _)| *state == CredentialState::Valid);
+    let others = others.iter().map(|(name, state, reason)| {
         let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-        line += &format!("; {name} is {}{reason}", state.as_str());
-    }
-    line
+        format!("{name} is {}{reason}", state.as_str())
+    });
+    let count = format!("{} of {} credentials valid", valid.len(), credentials.len());
+    iter::once(count).chain(others).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
