@@ -24,12 +24,10 @@ pub struct Visit {
     status: Option<u64>,
     /// The code of bearerd's own response.
     code: Option<String>,
-    /// Whether the upstream rejected the token, and the request was sent again with a new one.
-    is_replayed: bool,
-    /// Whether the request was sent again with the token before the last renewal.
-    used_previous_token: bool,
-    /// How often the request was sent again for another reason.
-    retries: u64,
+    /// The consequence of a 401 of the upstream.
+    unauthorized: Option<String>,
+    /// How often the request was sent to the upstream.
+    attempts: u64,
     is_complete: bool,
     milliseconds: f64,
 }
@@ -56,32 +54,30 @@ impl<S: Subscriber> Layer<S> for AccessLog {
 
 impl Fields for Visit {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "method" {
-            self.method = format!("{value:?}");
+        if field.name() == "url_path" {
+            self.path = format!("{value:?}");
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "path" => value.clone_into(&mut self.path),
+            "http_request_method" => value.clone_into(&mut self.method),
             "code" => self.code = Some(value.to_owned()),
+            "unauthorized" => self.unauthorized = Some(value.to_owned()),
             _ => {}
         }
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        match field.name() {
-            "replayed" => self.is_replayed = value,
-            "previous_token" => self.used_previous_token = value,
-            "complete" => self.is_complete = value,
-            _ => {}
+        if field.name() == "complete" {
+            self.is_complete = value;
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         match field.name() {
-            "status" => self.status = Some(value),
-            "retries" => self.retries = value,
+            "http_response_status_code" => self.status = Some(value),
+            "attempts" => self.attempts = value,
             _ => {}
         }
     }
@@ -97,13 +93,12 @@ impl Fields for Visit {
 impl fmt::Display for Visit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} → ", self.method, self.path)?;
-        if self.is_replayed {
-            f.write_str("401 → refreshed → ")?;
-        } else if self.used_previous_token {
-            f.write_str("401 → previous token → ")?;
-        }
-        if self.retries > 0 {
-            f.write_str("sent again → ")?;
+        match self.unauthorized.as_deref() {
+            Some("replayed") => f.write_str("401 → refreshed → ")?,
+            Some("previous_token") => f.write_str("401 → previous token → ")?,
+            None if self.attempts > 1 => f.write_str("sent again → ")?,
+            // The 401 is the response.
+            _ => {}
         }
         match (self.status, &self.code) {
             (None, _) => return f.write_str("no answer: the client left"),
@@ -133,10 +128,11 @@ mod tests {
             }
         };
         let code = Some("host_not_allowed".to_owned());
+        let unauthorized = Some("replayed".to_owned());
         for (visit, line) in [
             (visit(), "GET /hello → 200 in 12 ms"),
-            (Visit { is_replayed: true, ..visit() }, "GET /hello → 401 → refreshed → 200 in 12 ms"),
-            (Visit { retries: 1, ..visit() }, "GET /hello → sent again → 200 in 12 ms"),
+            (Visit { unauthorized, attempts: 2, ..visit() }, "GET /hello → 401 → refreshed → 200 in 12 ms"),
+            (Visit { attempts: 2, ..visit() }, "GET /hello → sent again → 200 in 12 ms"),
             (Visit { status: Some(421), code, ..visit() }, "GET /hello → 421 host_not_allowed in 12 ms"),
             (Visit { is_complete: false, ..visit() }, "GET /hello → 200 in 12 ms, not to the end"),
             (
