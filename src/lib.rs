@@ -22,6 +22,7 @@
 //! - [`lifecycle`] defines the stages from start to stop, and receives signals.
 //! - [`memory`] keeps the process's memory from other processes and from core dumps.
 //! - [`descriptors`] divides the file descriptors between client and upstream connections.
+//! - [`version`] is the version and the commit of the build.
 //! - [`cli`] parses the command line and runs the commands.
 //! - [`demo`] contains the authorization server and the API of `bearerd demo`.
 //!
@@ -51,5 +52,6 @@ pub mod descriptors;
 pub mod lifecycle;
 pub mod memory;
 pub mod reload;
+pub mod version;
 
 pub mod demo;

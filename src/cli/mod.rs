@@ -1,7 +1,9 @@
 //! The command line: parses the arguments, runs the command, and returns its exit code.
 
 mod admin;
+mod argument;
 mod check;
+mod completions;
 mod config_file;
 mod demo;
 mod exit_code;
@@ -9,6 +11,7 @@ mod forget;
 mod health;
 mod keygen;
 mod login;
+mod man;
 mod online;
 pub mod output;
 mod refresh;
@@ -17,15 +20,15 @@ mod states;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::config_file::ConfigFile;
 use crate::config::Environment;
-use crate::memory;
+use crate::{memory, version};
 
 /// Reverse proxy that adds OAuth 2.0 bearer tokens to requests of applications without OAuth support.
 #[derive(Debug, Parser)]
-#[command(name = "bearerd", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "bearerd", version = version::text(), max_term_width = 100, propagate_version = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -52,6 +55,12 @@ enum Command {
     Keygen,
     /// Run a demonstration on loopback, with its own authorization server and API
     Demo(demo::Demo),
+    /// Print the completion script of a shell
+    #[command(after_help = completions::HELP)]
+    Completions(completions::Completions),
+    /// Print the manual page
+    #[command(after_help = man::HELP)]
+    Man(man::Pages),
 }
 
 /// Parses the command line and runs the command.
@@ -77,6 +86,8 @@ pub async fn main() -> ExitCode {
         Command::Forget(forget) => forget::forget(&forget, &Environment::process()),
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
+        Command::Completions(shell) => completions::completions(&shell, Arguments::command()),
+        Command::Man(pages) => man::man(&pages, Arguments::command()),
     };
     ExitCode::from(output::exit_code(code))
 }

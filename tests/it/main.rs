@@ -18,6 +18,7 @@ mod callers;
 mod certificate_files;
 mod check_state;
 mod client_secret;
+mod command_line;
 mod configuration;
 mod corpus;
 mod discovery;
