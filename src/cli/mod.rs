@@ -7,6 +7,7 @@ mod completions;
 mod config_file;
 mod demo;
 mod exit_code;
+mod explain;
 mod forget;
 mod health;
 mod keygen;
@@ -40,6 +41,9 @@ enum Command {
     Run(ConfigFile),
     /// Check the configuration and print every problem, without listening on an address
     Check(check::Check),
+    /// Explain what would become of a request
+    #[command(after_help = explain::HELP)]
+    Explain(explain::Explain),
     /// Check the health of a running daemon
     Health(health::Health),
     /// Make a running daemon request a new token now
@@ -80,6 +84,7 @@ pub async fn main() -> ExitCode {
     let code = match arguments.command {
         Command::Run(file) => run::run(file, &Environment::process()).await,
         Command::Check(check) => check::check(check, &Environment::process()).await,
+        Command::Explain(explain) => explain::explain(explain, &Environment::process()),
         Command::Health(health) => health::health(health, &Environment::process()).await,
         Command::Refresh(refresh) => refresh::refresh(refresh, &Environment::process()).await,
         Command::Login(login) => login::login(login, &Environment::process()).await,

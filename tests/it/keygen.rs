@@ -52,6 +52,7 @@ fn output_that_cannot_be_written_is_a_failure_of_every_command() {
         &["keygen", "--help"],
         &["completions", "bash"],
         &["man"],
+        &["explain", "GET", "/"],
     ] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = run(arguments, Stdio::from(full));

@@ -23,6 +23,7 @@ mod configuration;
 mod corpus;
 mod discovery;
 mod drain;
+mod explain;
 mod faults;
 mod forget;
 mod framing;

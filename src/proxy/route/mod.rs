@@ -243,6 +243,11 @@ impl Table {
         prefixes.routes.get(key_of(prefix)).map(|index| &self.routes[*index])
     }
 
+    /// The place of a route of this table in the configuration.
+    pub fn position(&self, route: &Route) -> Option<usize> {
+        self.routes.iter().position(|own| std::ptr::eq(own, route))
+    }
+
     /// The route of a request.
     pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
         let path = normalized(target.path);

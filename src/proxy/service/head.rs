@@ -1,15 +1,14 @@
 //! Rewriting of message heads: a request's for the upstream, a response's for the caller.
 
+use std::net::IpAddr;
+
 use http::header::{ACCEPT_ENCODING, TRAILER};
 use http::request::Parts;
 use http::{HeaderValue, Response, Uri, Version};
 
 use super::Service;
-use super::access_log::Exchange;
 use super::websocket::Handshake;
 use crate::config::HeaderCase;
-use crate::proxy::body::replay::ReplayBody;
-use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::forwarded::ForwardedFields;
 use crate::proxy::message::json_links::JsonLinks;
@@ -29,6 +28,19 @@ pub(super) struct Negotiated {
     pub handshake: Option<Handshake>,
 }
 
+/// What is known of a request besides its head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Received {
+    /// The address of the client; `None` for a Unix socket.
+    pub client_address: Option<IpAddr>,
+    /// The caller's connection is encrypted.
+    pub is_tls: bool,
+    pub has_body: bool,
+    pub is_of_unknown_length: bool,
+    /// A field name has a character other than letters, digits and hyphens.
+    pub has_odd_name: bool,
+}
+
 impl Service {
     /// Turns the caller's request head into the upstream's, except for the token.
     ///
@@ -38,21 +50,19 @@ impl Service {
     pub(super) fn rewrite_request(
         &self,
         head: &mut Parts,
-        request_body: &ReplayBody<ClientBody>,
+        received: &Received,
         route: &Route,
         destination: &Destination,
-        exchange: &Exchange,
-        has_odd_name: bool,
     ) -> Result<Negotiated, ProxyError> {
-        let may_switch = route.allows_websocket && request_body.is_at_end();
+        let Received { client_address, is_tls, has_body, is_of_unknown_length, has_odd_name } = *received;
+        let may_switch = route.allows_websocket && !has_body;
         let handshake = if may_switch { Handshake::of(head) } else { None };
         let wants_trailers = handshake.is_none() && trailers::are_accepted(&head.headers);
-        let is_tls = exchange.caller.is_tls();
         let proxy_origin = route.rewrite_links.json.then(|| json::proxy_origin(head, is_tls)).flatten();
         let negotiated =
             Negotiated { version: head.version, wants_trailers, is_tls, proxy_origin, handshake };
 
-        let fields_for_upstream = ForwardedFields::of(route.forwarded, head, exchange.origin(), is_tls);
+        let fields_for_upstream = ForwardedFields::of(route.forwarded, head, client_address, is_tls);
         let host = match &route.host {
             Some(host) => host.value.clone(),
             None => self.header_cache.host(route.upstream.index, destination),
@@ -82,7 +92,7 @@ impl Service {
         if negotiated.handshake.is_some() {
             Handshake::ask(&mut head.headers);
         }
-        if request_body.is_of_unknown_length() {
+        if is_of_unknown_length {
             headers::frame_in_chunks(&mut head.headers);
         }
         Ok(negotiated)

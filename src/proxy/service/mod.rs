@@ -3,12 +3,14 @@
 //! Read [`Service::proxy`] first: it calls the stages in their order, and each stage is a file of its own.
 
 pub mod access_log;
+mod admission;
 mod context;
 mod discovery;
 pub(in crate::proxy) mod drain;
 mod head;
 pub mod header_cache;
 mod login_stub;
+pub mod preview;
 mod rejected_token;
 pub mod response;
 pub mod retry;
@@ -22,13 +24,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 
 use self::access_log::Exchange;
 use self::context::{RequestContext, TokenChoice};
 use self::drain::unless_cut;
+use self::head::Received;
 use self::header_cache::HeaderCache;
 use self::response::ResponseBody;
 use self::retry::RetryBudget;
@@ -36,7 +38,6 @@ use self::settings::ServiceSettings;
 use super::auth::authorize::TokenWait;
 use super::auth::verdict::Verdict;
 use super::body::replay::{AttemptBody, ReplayBody};
-use super::downstream::http2_stream::head_size;
 use super::downstream::serve::Downstream;
 use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
@@ -44,9 +45,6 @@ use super::message::forwarded;
 use super::message::json_links::JsonLinks;
 use super::message::loops::LoopMark;
 use super::message::via::Via;
-use super::route::Route;
-use super::route::guard;
-use super::route::guard::Target;
 use super::upstream::forward::Answered;
 use super::upstream::pool::Pool;
 use crate::proxy::downstream::request_body::ClientBody;
@@ -118,7 +116,8 @@ impl Service {
         exchange: &mut Exchange,
         upgrade: &Upgrade,
     ) -> Result<Reply, ProxyError> {
-        let (target, route) = self.admit(&head, exchange)?;
+        let (peer, names) = (exchange.caller.peer.get(), exchange.caller.names());
+        let (target, route) = self.shared.admit(&head, peer.is_allowed, names)?;
         let has_odd_name = target.fields.has_odd_name();
         request_body.limit_pace(route.body_timeout, route.body_rate);
         exchange.routed(&route.name);
@@ -136,8 +135,14 @@ impl Service {
             Some(destination) => destination,
             None => Box::pin(self.discovered(route, &mut token_wait)).await?,
         };
-        let negotiated =
-            self.rewrite_request(&mut head, request_body, route, &destination, exchange, has_odd_name)?;
+        let received = Received {
+            client_address: exchange.origin(),
+            is_tls: exchange.caller.is_tls(),
+            has_body: !request_body.is_at_end(),
+            is_of_unknown_length: request_body.is_of_unknown_length(),
+            has_odd_name,
+        };
+        let negotiated = self.rewrite_request(&mut head, &received, route, &destination)?;
 
         let destination = &*destination;
         let may_resend = route.retry_stale && head.method.is_idempotent();
@@ -184,28 +189,5 @@ impl Service {
         }
         let links = self.rewrite_response(&mut answered.response, &negotiated, route, destination);
         Ok(Reply::Upstream(answered, links))
-    }
-
-    /// Checks a request against everything that is known from its head, and finds its route.
-    fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
-        if !exchange.caller.peer.get().is_allowed {
-            return Err(ProxyError::CallerNotAllowed);
-        }
-        if head.version == Version::HTTP_2 && head_size(head) > self.shared.limits.header_bytes {
-            return Err(ProxyError::HeaderTooLarge);
-        }
-        let target = guard::vet(head, &self.shared.policy)?;
-        let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
-        if !route.admits(exchange.caller.names()) {
-            return Err(ProxyError::CertificateNotAllowed);
-        }
-        guard::check_fields(&head.headers, &target, &route.fields)?;
-        if let Some(limit) = self.shared.body_limits.body_bytes {
-            let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-            if length.is_some_and(|length: u64| length > limit) {
-                return Err(ProxyError::BodyTooLarge { limit });
-            }
-        }
-        Ok((target, route))
     }
 }
