@@ -17,6 +17,7 @@ mod online;
 pub mod output;
 mod refresh;
 mod run;
+mod schema;
 mod states;
 
 use std::process::ExitCode;
@@ -59,6 +60,9 @@ enum Command {
     Keygen,
     /// Run a demonstration on loopback, with its own authorization server and API
     Demo(demo::Demo),
+    /// Print the JSON Schema of the configuration
+    #[command(after_help = schema::HELP)]
+    Schema,
     /// Print the completion script of a shell
     #[command(after_help = completions::HELP)]
     Completions(completions::Completions),
@@ -91,6 +95,7 @@ pub async fn main() -> ExitCode {
         Command::Forget(forget) => forget::forget(&forget, &Environment::process()),
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
+        Command::Schema => schema::schema(),
         Command::Completions(shell) => completions::completions(&shell, Arguments::command()),
         Command::Man(pages) => man::man(&pages, Arguments::command()),
     };

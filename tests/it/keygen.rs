@@ -52,6 +52,8 @@ fn output_that_cannot_be_written_is_a_failure_of_every_command() {
         &["keygen", "--help"],
         &["completions", "bash"],
         &["man"],
+        &["schema"],
+        &["check", "--print"],
         &["explain", "GET", "/"],
     ] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::choice::{ClientAuth, Encoded, Grant, Provider, RewrittenLink, Upgrade};
 use super::diagnostics::Problem;
 use super::reader::{Key, Reader, Table, Value, Written};
+use super::shape::{Shape, Shaped};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
@@ -47,6 +48,12 @@ macro_rules! tables {
 
             fn from_table(table: &DeTable<'_>, path: &str, reader: &mut Reader<'_>) -> Self {
                 Self { $($key: reader.key(table, path, stringify!($key)),)* }
+            }
+        }
+
+        impl Shaped for $name {
+            fn shape() -> Shape {
+                Shape::Table(vec![$((stringify!($key), <$type>::shape())),*])
             }
         }
     )*};
