@@ -287,7 +287,9 @@ async fn the_daemon_does_what_the_explanation_says() {
     let ask = async |method: &str, target: &str, fields: &[&str]| {
         let url = format!("http://{}{target}", world.address);
         let mut arguments = vec!["explain", method, &url, "--json"];
-        fields.iter().for_each(|field| arguments.extend(["-H", *field]));
+        for field in fields {
+            arguments.extend(["-H", *field]);
+        }
         let mut process = world.command(&arguments);
         process.ended().await;
         serde_json::from_str::<Value>(&process.output())

@@ -34,8 +34,8 @@ pub(super) enum NoRequest {
 }
 
 impl NoRequest {
-    pub(super) const fn help(&self) -> Option<&'static str> {
-        Some(match self {
+    pub(super) const fn help(&self) -> &'static str {
+        match self {
             Self::Method => "write a method such as GET",
             Self::Url => {
                 "write what the caller requests, such as http://localhost:8080/api/v2/users or /api/v2/users"
@@ -44,7 +44,7 @@ impl NoRequest {
             Self::Target => "write other characters than visible ASCII as %XX, as clients do",
             Self::Host => "write a host name or an address, with a port at most",
             Self::Header => "write a field such as 'Accept: text/plain'",
-        })
+        }
     }
 }
 

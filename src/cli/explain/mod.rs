@@ -59,7 +59,7 @@ pub(super) fn explain(explain: Explain, environment: &Environment) -> u8 {
     let asked = match Asked::new(&explain.method, &explain.url, &explain.headers, &config.server) {
         Ok(asked) => asked,
         Err(error) => {
-            output::failure(&error, error.help());
+            output::failure(&error, Some(error.help()));
             return USAGE;
         }
     };

@@ -1,5 +1,6 @@
 //! The facts of an explanation, and their form in JSON.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use super::asked::Asked;
 use crate::config;
 use crate::config::Config;
+use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
 use crate::proxy::route::rules::Ruling;
 use crate::proxy::service::preview::{Forwarded, Outcome, Preview};
@@ -110,9 +112,9 @@ impl Report<'_> {
         };
         json!({
             "outcome": outcome,
-            "code": refusal.map(|error| error.code()),
+            "code": refusal.map(ProxyError::code),
             "status": refusal.map(|error| error.status().as_u16()),
-            "detail": refusal.map(|error| error.detail()),
+            "detail": refusal.map(ProxyError::detail),
             "request": {
                 "method": head.method.as_str(),
                 "host": host,
@@ -175,7 +177,7 @@ pub(super) fn escaped(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, &byte| {
         match byte {
             b' '..=b'~' => text.push(char::from(byte)),
-            byte => text.push_str(&format!("\\x{byte:02x}")),
+            byte => drop(write!(text, "\\x{byte:02x}")),
         }
         text
     })

@@ -9,6 +9,7 @@ use crate::cli::output;
 use crate::config;
 use crate::config::{Destination, Forwarded as Tells};
 use crate::proxy::error::ProxyError;
+use crate::proxy::route::rules::Ruling;
 use crate::proxy::service::preview::{Forwarded, Outcome};
 
 /// The width of the names of stages.
@@ -98,7 +99,7 @@ impl Report<'_> {
 
     fn rules(&self, lines: &mut Lines) {
         let Some(rule) = self.rule() else { return };
-        let verdict = if matches!(self.preview.ruling.map(|ruling| ruling.verdict()), Some(Ok(()))) {
+        let verdict = if matches!(self.preview.ruling.map(Ruling::verdict), Some(Ok(()))) {
             "allowed"
         } else {
             "refused"

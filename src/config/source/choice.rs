@@ -112,3 +112,10 @@ impl Value for Option<Grant> {
         reader.choice(value, path, &choices)
     }
 }
+
+impl Shaped for Option<Grant> {
+    fn shape() -> Shape {
+        let names = Grant::CHOICES.iter().map(|(name, _)| *name);
+        Shape::Choice(std::iter::once("").chain(names).collect())
+    }
+}

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::choice::{ClientAuth, Encoded, Grant, Provider, RewrittenLink, Upgrade};
 use super::diagnostics::Problem;
 use super::reader::{Key, Reader, Table, Value, Written};
-use super::shape::{Shape, Shaped};
+use super::shape::{Shape, Shaped, shapes};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
@@ -328,6 +328,11 @@ impl Value for Option<Breaker> {
             _ => reader.mistyped(value, path, EXPECTED),
         }
     }
+}
+
+shapes! {
+    Option<Breaker>: Shape::OneOf(vec![Shape::Choice(vec!["off"]), Breaker::shape()]),
+    Claim: Shape::Claim,
 }
 
 /// The value of a claim.

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::choice::Grant;
-use super::schema::{Breaker, Claim};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
 use crate::config::model::secret::SecretSource;
 
@@ -45,6 +43,7 @@ pub(in crate::config) trait Shaped {
     fn shape() -> Shape;
 }
 
+/// Gives types their forms.
 macro_rules! shapes {
     ($($type:ty: $shape:expr,)*) => {$(
         impl Shaped for $type {
@@ -54,6 +53,8 @@ macro_rules! shapes {
         }
     )*};
 }
+
+pub(super) use shapes;
 
 shapes! {
     String: Shape::Text,
@@ -67,13 +68,7 @@ shapes! {
     Duration: Shape::Duration,
     Size: Shape::Size,
     SecretSource: Shape::Secret,
-    Claim: Shape::Claim,
     RequiredScopes: Shape::OneOf(vec![Shape::Bool, Shape::List(Box::new(Shape::Text))]),
-    Option<Breaker>: Shape::OneOf(vec![Shape::Choice(vec!["off"]), Breaker::shape()]),
-    Option<Grant>: match Grant::shape() {
-        Shape::Choice(names) => Shape::Choice([vec![""], names].concat()),
-        other => other,
-    },
 }
 
 impl<T: Shaped> Shaped for Vec<Spanned<T>> {

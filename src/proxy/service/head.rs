@@ -1,12 +1,11 @@
 //! Rewriting of message heads: a request's for the upstream, a response's for the caller.
 
-use std::net::IpAddr;
-
 use http::header::{ACCEPT_ENCODING, TRAILER};
 use http::request::Parts;
 use http::{HeaderValue, Response, Uri, Version};
 
 use super::Service;
+use super::received::Received;
 use super::websocket::Handshake;
 use crate::config::HeaderCase;
 use crate::proxy::error::ProxyError;
@@ -26,19 +25,6 @@ pub(super) struct Negotiated {
     proxy_origin: Option<String>,
     /// The caller's WebSocket handshake, where the route allows one.
     pub handshake: Option<Handshake>,
-}
-
-/// What is known of a request besides its head.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Received {
-    /// The address of the client; `None` for a Unix socket.
-    pub client_address: Option<IpAddr>,
-    /// The caller's connection is encrypted.
-    pub is_tls: bool,
-    pub has_body: bool,
-    pub is_of_unknown_length: bool,
-    /// A field name has a character other than letters, digits and hyphens.
-    pub has_odd_name: bool,
 }
 
 impl Service {

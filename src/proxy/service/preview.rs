@@ -7,7 +7,7 @@ use http::HeaderValue;
 use http::request::Parts;
 
 use super::Service;
-use super::head::Received;
+use super::received::Received;
 use super::retry::RetryBudget;
 use super::settings::ServiceSettings;
 use crate::proxy::error::ProxyError;
