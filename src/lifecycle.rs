@@ -46,18 +46,28 @@ impl Stages {
     }
 }
 
+/// A signal that does not ask the process to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherSignal {
+    /// SIGHUP: read the configuration again.
+    Hangup,
+    /// SIGUSR1: open the files of the log again.
+    Reopen,
+}
+
 /// The signals that ask the process to stop.
 #[derive(Debug)]
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    reopen: Signal,
     /// Received so that a limit on the size of files (`ulimit -f`) fails a write instead of ending the process.
     _file_too_large: Signal,
 }
 
 impl StopSignals {
-    /// Listens for SIGTERM, SIGINT and SIGHUP from now on.
+    /// Listens for SIGTERM, SIGINT, SIGHUP and SIGUSR1 from now on.
     ///
     /// # Errors
     ///
@@ -67,6 +77,7 @@ impl StopSignals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
             _file_too_large: signal(SignalKind::from_raw(Process::XFSZ.as_raw()))?,
         })
     }
@@ -77,16 +88,17 @@ impl StopSignals {
     ///
     /// No signal is lost.
     pub async fn next(&mut self) -> &'static str {
-        self.next_hearing(|| {}).await
+        self.next_hearing(|_| {}).await
     }
 
-    /// Waits like [`StopSignals::next`], and calls `on_hangup` at each SIGHUP, which would end the process by default.
-    pub async fn next_hearing(&mut self, mut on_hangup: impl FnMut()) -> &'static str {
+    /// Waits like [`StopSignals::next`], and calls `on_other` at each other signal. By default these would end the process.
+    pub async fn next_hearing(&mut self, mut on_other: impl FnMut(OtherSignal)) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => on_hangup(),
+                _ = self.hangup.recv() => on_other(OtherSignal::Hangup),
+                _ = self.reopen.recv() => on_other(OtherSignal::Reopen),
             }
         }
     }

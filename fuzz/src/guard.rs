@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use bearerd::config::model::fields::is_hop_by_hop;
 use bearerd::proxy::message::field_rules::FieldRules;
-use bearerd::proxy::message::headers::for_upstream;
+use bearerd::proxy::message::headers::{OwnFields, for_upstream};
 use bearerd::proxy::message::loops::LoopMark;
 use bearerd::proxy::route::guard::{Policy, vet};
 use bearerd::proxy::service::websocket::Handshake;
@@ -101,13 +101,9 @@ pub fn run(input: &[u8]) {
     assert_eq!(host.is_none(), is_unnamed);
     let host = host.unwrap_or(HeaderValue::from_static("localhost"));
     let mut after = before.clone();
-    for_upstream(
-        &mut after.headers,
-        host.clone(),
-        &LoopMark::new("bearerd-2"),
-        &FieldRules::default(),
-        target.fields.has_odd_name(),
-    );
+    let (mark, request_id) = (LoopMark::new("bearerd-2"), HeaderValue::from_static("id"));
+    let own = OwnFields { host: host.clone(), request_id, mark: &mark };
+    for_upstream(&mut after.headers, own, &FieldRules::default(), target.fields.has_odd_name());
     assert!(!after.headers.contains_key(AUTHORIZATION));
     assert!(!after.headers.keys().any(is_hop_by_hop));
     assert_eq!(after.headers.get_all(HOST).iter().collect::<Vec<_>>(), [&host]);

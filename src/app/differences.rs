@@ -13,10 +13,12 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
     };
     keep("server.workers", before.server.workers == after.server.workers);
     keep("admin.listen", before.admin.listen == after.admin.listen);
+    keep("log.output", before.log.output == after.log.output);
     keep("log.format", before.log.format == after.log.format);
     keep("log.level", before.log.level == after.log.level);
     after.server.workers = before.server.workers;
     after.admin.listen = before.admin.listen;
+    after.log.output.clone_from(&before.log.output);
     after.log.format = before.log.format;
     after.log.level.clone_from(&before.log.level);
     keys
@@ -79,12 +81,12 @@ mod tests {
     #[test]
     fn what_only_a_start_can_change_is_kept_and_named() {
         let before = fixture::config("[server]\nworkers = 1", "", "x");
-        let text = "[server]\nworkers = 2\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\nformat = \"text\"";
+        let text = "[server]\nworkers = 2\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\noutput = \"stdout\"\nformat = \"text\"";
         let mut after = fixture::config(text, "", "x");
 
         let keys = keep_until_restart(&before, &mut after);
 
-        assert_eq!(keys, ["server.workers", "admin.listen", "log.format", "log.level"]);
+        assert_eq!(keys, ["server.workers", "admin.listen", "log.output", "log.format", "log.level"]);
         assert_eq!(differences(&before, &after).settings, ["server.drain"]);
         assert_eq!((after.server.workers, after.admin.listen), (1, before.admin.listen));
         assert_eq!((after.log.format, after.log.level), (before.log.format, before.log.level));

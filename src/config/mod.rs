@@ -25,7 +25,7 @@ pub use model::hosts::{Hosts, is_host};
 pub use model::identity::{BasicEncoding, Identity};
 pub use model::limits::Limits;
 pub use model::listen::Listen;
-pub use model::log::{Log, LogFormat};
+pub use model::log::{Log, LogFormat, LogOutput, Sampling};
 pub use model::login::{Login, RedirectUri};
 pub use model::pattern::Pattern;
 pub use model::pem_file::PemFile;

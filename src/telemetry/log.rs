@@ -1,10 +1,13 @@
-//! The log: writes events to standard error, as text or as JSON.
+//! The log: writes events to standard error, to standard output or to a file, as text or as JSON.
 //!
-//! A separate thread writes from a bounded queue, so that a slow reader of the log delays nothing; lines that do not
-//! fit are dropped and counted. Panics are logged too.
+//! A separate thread writes from a bounded queue, so that a slow reader of the log or a full disk delays nothing; lines that
+//! do not fit or cannot be written are dropped and counted. Panics are logged too.
 
-use std::io::{BufWriter, IsTerminal};
+use std::io;
+use std::io::IsTerminal;
 use std::panic::{PanicHookInfo, set_hook};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tracing::error;
@@ -14,53 +17,75 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Environment, Log, LogFormat};
+use super::files::AppendFile;
+use super::json::Json;
+use super::lines::{Lines, Output};
+use crate::config::{Environment, Log, LogFormat, LogOutput};
 
 /// The most lines that may wait to be written. The queue allocates a slot for each at the start.
 const QUEUE_LINES: usize = 16_384;
 
-/// The most bytes of one write.
-const WRITE_BYTES: usize = 64 * 1024;
-
 /// Keeps the log written; dropping it writes the lines that still wait.
 #[must_use]
 pub struct Writing {
-    dropped: ErrorCounter,
+    dropped: DroppedLines,
     _flushes: WorkerGuard,
 }
 
+/// Counts the lines that are not in the log.
+#[derive(Clone, Debug)]
+pub struct DroppedLines {
+    of_queue: ErrorCounter,
+    of_output: Arc<AtomicUsize>,
+}
+
 impl Writing {
-    /// How many lines were dropped so far because the queue was full.
-    pub fn dropped_lines(&self) -> usize {
-        self.dropped.dropped_lines()
+    /// The count of lines that are not in the log.
+    pub const fn dropped(&self) -> &DroppedLines {
+        &self.dropped
     }
 }
 
-/// Starts to write the process's events to standard error.
-pub fn start(log: &Log, environment: &Environment) -> Writing {
+impl DroppedLines {
+    /// How many lines were dropped so far because the queue was full or the output failed.
+    pub fn count(&self) -> usize {
+        self.of_queue.dropped_lines() + self.of_output.load(Ordering::Relaxed)
+    }
+}
+
+/// Starts to write the process's events.
+///
+/// # Errors
+///
+/// The system's, if the output cannot be opened.
+pub fn start(log: &Log, environment: &Environment) -> io::Result<Writing> {
     let levels = log.level.clone();
+    let (output, is_terminal) = match &log.output {
+        LogOutput::Stderr => (Output::stream(&io::stderr())?, io::stderr().is_terminal()),
+        LogOutput::Stdout => (Output::stream(&io::stdout())?, io::stdout().is_terminal()),
+        LogOutput::File(path) => (Output::File(AppendFile::open(path.clone())?), false),
+    };
     let is_text = match log.format {
-        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Auto => is_terminal,
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
     // The thread flushes when the queue is empty, so that many waiting lines become one write.
-    let lines = BufWriter::with_capacity(WRITE_BYTES, std::io::stderr());
+    let of_output = Arc::default();
+    let lines = Lines::new(output, Arc::clone(&of_output));
     let (queue, flushes) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_LINES).finish(lines);
-    let dropped = queue.error_counter();
+    let dropped = DroppedLines { of_queue: queue.error_counter(), of_output };
     // A failed write is not reported on the stream that failed.
     let events = fmt::layer().with_writer(queue).log_internal_errors(false);
     if is_text {
-        let colours =
-            environment.get("NO_COLOR").is_none_or(str::is_empty) && std::io::stderr().is_terminal();
+        let colours = environment.get("NO_COLOR").is_none_or(str::is_empty) && is_terminal;
         registry().with(levels).with(events.with_ansi(colours)).init();
     } else {
-        let events = events.json().flatten_event(true).with_current_span(false).with_span_list(false);
-        registry().with(levels).with(events).init();
+        registry().with(levels).with(events.event_format(Json)).init();
     }
     set_hook(Box::new(log_panic));
-    Writing { dropped, _flushes: flushes }
+    Ok(Writing { dropped, _flushes: flushes })
 }
 
 /// Logs the place of a panic. The panic's own message is omitted, as it may quote a secret that could not be parsed.
@@ -71,9 +96,9 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Write};
+    use std::io::Write;
     use std::panic::take_hook;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use tracing::subscriber::with_default;
 

@@ -1,8 +1,12 @@
 //! Reports to the operator: events and their readers, the log, and the history of each credential.
 
+pub mod access;
 pub mod event;
 pub mod events;
+pub mod files;
 pub mod history;
+mod json;
+mod lines;
 pub mod log;
 pub mod throttle;
 pub mod trail;

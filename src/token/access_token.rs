@@ -7,6 +7,7 @@ use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 use thiserror::Error;
 
+use super::fingerprint::Fingerprint;
 use super::jwt;
 use crate::clock::Moment;
 use crate::http::secret_header_value;
@@ -53,6 +54,7 @@ pub struct AccessToken {
     issued: Moment,
     expires: Moment,
     scopes: Vec<String>,
+    fingerprint: Option<Fingerprint>,
 }
 
 /// Why a string cannot be a bearer token.
@@ -86,7 +88,7 @@ impl AccessToken {
     ) -> Result<Self, IllegalToken> {
         check(token)?;
         let authorization = bearer(token).map_err(|_| IllegalToken::Characters)?;
-        Ok(Self { authorization, generation, issued, expires: issued + lifetime, scopes })
+        Ok(Self { authorization, generation, issued, expires: issued + lifetime, scopes, fingerprint: None })
     }
 
     /// The value of the `Authorization` field, marked sensitive (RFC 6750 §2.1).
@@ -122,6 +124,17 @@ impl AccessToken {
     /// The granted scopes; as requested, where the server did not say (RFC 6749 §5.1).
     pub fn scopes(&self) -> &[String] {
         &self.scopes
+    }
+
+    /// The fingerprint; every published token has one.
+    pub const fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint
+    }
+
+    /// The token with its fingerprint.
+    #[must_use]
+    pub(super) fn fingerprinted(self, fingerprint: Fingerprint) -> Self {
+        Self { fingerprint: Some(fingerprint), ..self }
     }
 
     /// Whether a request may still be sent with this token.

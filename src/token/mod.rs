@@ -47,6 +47,7 @@ pub use access_token::{AccessToken, Generation};
 pub use demand::Demanded;
 pub use endpoint::response::TokenResponse;
 pub use endpoint::{ClientError, HeldToken, TokenClient, TokenEndpoint};
+pub use fingerprint::Fingerprint;
 pub use operator::{Adopted, GrantOrigin, NewGrant, NotAdopted, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;

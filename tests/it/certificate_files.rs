@@ -107,7 +107,7 @@ async fn demanding(pki: &Pki, clients: &Pki) -> (RawPeer, Arc<Mutex<Vec<Certific
     let peer = RawPeer::tls(tls, |mut stream| async move {
         loop {
             let head = String::from_utf8(read_head(&mut stream).await).unwrap();
-            let Some(id) = head.lines().find(|line| line.starts_with("x-request-id")) else { return };
+            let Some(id) = head.lines().find(|line| line.starts_with("x-test-id")) else { return };
             let answer = format!("HTTP/1.1 200 OK\r\n{id}\r\ncontent-length: 0\r\n\r\n");
             let _ = stream.write_all(answer.as_bytes()).await;
         }

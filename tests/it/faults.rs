@@ -71,7 +71,7 @@ async fn callers_that_leave_at_any_moment_leave_no_bytes_for_the_next_caller() {
     let rude = (0..6_u64).map(|number| {
         let visits = Arc::clone(&visits);
         async move {
-            let host = format!("host: {address}\r\nx-request-id: rude");
+            let host = format!("host: {address}\r\nx-test-id: rude");
             let requests = [
                 format!("GET /trickle/5 HTTP/1.1\r\n{host}\r\n\r\n"),
                 format!("GET /slow/10 HTTP/1.1\r\n{host}\r\n\r\n"),
@@ -411,7 +411,7 @@ async fn idle_and_unread_connections_stay_within_their_memory_bounds() {
     assert!(at_rest.saturating_sub(before) < 300 * 32 + 4096, "{before} KiB, then {at_rest} KiB");
 
     let asked = world.upstream.requests().len();
-    let get = format!("GET /big/10000000 HTTP/1.1\r\nhost: {}\r\nx-request-id: big\r\n\r\n", world.address);
+    let get = format!("GET /big/10000000 HTTP/1.1\r\nhost: {}\r\nx-test-id: big\r\n\r\n", world.address);
     let mut unread = Vec::new();
     for _ in 0..100 {
         let mut stream = TcpStream::connect(world.address).await.unwrap();

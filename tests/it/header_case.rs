@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Http2Caller, Request, World, daemon};
 
-const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-LENGTH: 2\r\nX-rEqUeSt-ID: h2-1\r\nSet-COOKIE: a=1\r\n\
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-LENGTH: 2\r\nX-tEsT-iD: h2-1\r\nSet-COOKIE: a=1\r\n\
                       set-cookie: b=2\r\nETag: \"x\"\r\n\r\nok";
 const REJECTION: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
 

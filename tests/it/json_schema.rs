@@ -85,8 +85,8 @@ fn mistakes(schema: &Value, root: &Value, value: &Value, place: &str) -> Vec<Str
             "anyOf" => {
                 rule.as_array().unwrap().iter().any(|one| mistakes(one, root, value, place).is_empty())
             }
-            "minimum" => value.as_i64().is_none_or(|number| number >= rule.as_i64().unwrap()),
-            "maximum" => value.as_u64().is_none_or(|number| number <= rule.as_u64().unwrap()),
+            "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().unwrap()),
             "minLength" => value.as_str().is_none_or(|text| !text.is_empty()),
             "required" => value.as_object().is_none_or(|table| {
                 rule.as_array().unwrap().iter().all(|key| table.contains_key(key.as_str().unwrap()))

@@ -58,8 +58,8 @@ async fn an_api_that_is_late_on_all_nodes_gets_the_previous_token_meanwhile() {
     eventually("the log", async || world.process.events("request").len() == 2).await;
     let event = world.process.events("request").pop().unwrap();
     assert_eq!(
-        (&event["replayed"], &event["previous_token"], &event["generation"]),
-        (&true.into(), &true.into(), &1.into())
+        (&event["unauthorized"], &event["attempts"], &event["generation"]),
+        (&"previous_token".into(), &2.into(), &1.into())
     );
     // A reload that keeps the credential keeps the previous token.
     world.configure(|text| text.replace("[credentials.api]", "[credentials.api]\nretry_after_max = \"5m\""));

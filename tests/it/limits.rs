@@ -128,7 +128,7 @@ async fn without_file_descriptors_the_daemon_serves_and_refreshes_without_spinni
 async fn after_running_out_of_all_descriptors_the_daemon_accepts_again() {
     let world = daemon().quiet().descriptors(36).start().await;
 
-    let request = format!("GET /x HTTP/1.1\r\nhost: {}\r\nx-request-id: one\r\n\r\n", world.address);
+    let request = format!("GET /x HTTP/1.1\r\nhost: {}\r\nx-test-id: one\r\n\r\n", world.address);
     let mut callers = Vec::new();
     for _ in 0..100 {
         let mut caller = world.caller().await;
@@ -155,7 +155,7 @@ async fn ask_and_not_read(address: SocketAddr, version: &str) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(address).await.unwrap();
-    let request = format!("GET /big/20000000 {version}\r\nhost: {address}\r\nx-request-id: big\r\n\r\n");
+    let request = format!("GET /big/20000000 {version}\r\nhost: {address}\r\nx-test-id: big\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     stream
 }
@@ -197,7 +197,8 @@ async fn an_unread_http_2_stream_ends_and_the_connections_others_go_on() {
     };
 
     let unread = get("/big/5000000").await.unwrap();
-    let logged = || world.process.events("request").into_iter().find(|event| event["path"] == "/big/5000000");
+    let logged =
+        || world.process.events("request").into_iter().find(|event| event["url_path"] == "/big/5000000");
     eventually("its end, while others are served", async || {
         let other = get("/x").await.unwrap().into_body().collect().await.unwrap().to_bytes();
         assert_eq!(other, "welcome");
@@ -320,7 +321,10 @@ async fn an_answer_that_stops_coming_is_left_incomplete_in_every_framing() {
         assert!(Http2Caller::connect(world.address).await.breaks(&Request::get("/x")).await, "{head:?}");
         eventually("the log", async || world.process.events("request").len() == 3).await;
         for event in world.process.events("request") {
-            assert_eq!((&event["complete"], event["status"].as_u64()), (&false.into(), Some(200)));
+            assert_eq!(
+                (&event["complete"], event["http_response_status_code"].as_u64()),
+                (&false.into(), Some(200))
+            );
             assert_eq!(event["error"], "the upstream stopped sending its response");
         }
         world.finish().await;
@@ -453,7 +457,7 @@ async fn too_large_a_head_gets_problem_details_over_http_2() {
 #[tokio::test]
 async fn large_heads_and_tiny_chunks_cost_little() {
     let world = daemon().quiet().start().await;
-    let host = format!("host: {}\r\nx-request-id: large\r\n", world.address);
+    let host = format!("host: {}\r\nx-test-id: large\r\n", world.address);
     let fields = "x-field: x\r\n".repeat(100_000);
     let many_fields = format!("GET /x HTTP/1.1\r\n{host}{fields}\r\n");
     let large_field = format!("GET /x HTTP/1.1\r\n{host}x-large: {}\r\n\r\n", "x".repeat(2_000_000));

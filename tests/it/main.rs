@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod access_log;
 mod api_discovery;
 mod callers;
 mod certificate_files;
@@ -37,6 +38,7 @@ mod late_tokens;
 mod leaving;
 mod lifecycle;
 mod limits;
+mod log_files;
 mod login;
 mod login_stub;
 mod online;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::harness::{Http2Caller, PROMPT, Request, World, daemon, eventually, remains};
@@ -28,7 +29,7 @@ async fn a_429_is_retried_after_retry_after() {
     assert!((1000..3500).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     assert_eq!(times(&world, "/throttled/1"), 2);
     let event = world.process.event("request").await;
-    assert_eq!((&event["retries"], &event["replayed"]), (&1.into(), &false.into()));
+    assert_eq!((&event["attempts"], &event["unauthorized"]), (&2.into(), &Value::Null));
 
     let mut caller = Http2Caller::connect(world.address).await;
     assert_eq!(caller.send(&asking("/throttled/1?h2", "0")).await.status, 200);

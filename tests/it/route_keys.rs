@@ -139,7 +139,7 @@ async fn a_route_may_wait_longer_or_shorter_for_a_body_than_the_server() {
     for (path, status) in [("/patient/echo", 200), ("/hasty/echo", 408)] {
         let mut caller = world.caller().await;
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: {}\r\nx-request-id: a\r\ncontent-length: 5\r\n\r\nhe",
+            "POST {path} HTTP/1.1\r\nhost: {}\r\nx-test-id: a\r\ncontent-length: 5\r\n\r\nhe",
             world.address
         );
         caller.write(head.as_bytes()).await;

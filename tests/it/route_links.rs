@@ -20,7 +20,7 @@ async fn api(answer: Answer) -> (RawPeer, Arc<Mutex<Vec<String>>>) {
             let own = format!("http://{}", stream.local_addr().unwrap());
             loop {
                 let head = String::from_utf8(read_head(&mut stream).await).unwrap();
-                let Some(id) = head.lines().find(|line| line.starts_with("x-request-id")) else { return };
+                let Some(id) = head.lines().find(|line| line.starts_with("x-test-id")) else { return };
                 let (fields, chunks) = answer;
                 let fields = fields.replace("{api}", &own);
                 let framing =
@@ -61,7 +61,7 @@ async fn world(peer: &RawPeer, keys: &str) -> World {
 async fn ask(world: &World) -> Reply {
     let mut caller = world.caller().await;
     let head = format!(
-        "GET /gen/x HTTP/1.1\r\nhost: {}\r\naccept-encoding: gzip\r\nx-request-id: a\r\n\r\n",
+        "GET /gen/x HTTP/1.1\r\nhost: {}\r\naccept-encoding: gzip\r\nx-test-id: a\r\n\r\n",
         world.address
     );
     caller.write(head.as_bytes()).await;

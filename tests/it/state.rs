@@ -804,3 +804,24 @@ async fn a_rejected_refresh_token_with_a_fallback_is_not_sent_again() {
 fn grant_type(form: &[(String, String)]) -> String {
     form.iter().find(|(name, _)| name == "grant_type").map(|(_, value)| value.clone()).unwrap()
 }
+
+#[tokio::test]
+async fn with_a_key_a_token_has_the_same_fingerprint_after_a_restart() {
+    for has_key in [true, false] {
+        let place = Place::new();
+        let setup = if has_key { place.setup_with_key() } else { place.setup() };
+        let mut world = setup.start().await;
+        assert_eq!(world.get("/x").await.status, 200);
+        let before = world.process.event("request").await["token_fingerprint"].clone();
+        let issued = world.process.event("token refreshed").await["fingerprint"].clone();
+        assert_eq!((before.as_str().unwrap().len(), &before), (16, &issued));
+        if has_key {
+            world.kill().await;
+            world.start_again().await;
+            assert_eq!(world.get("/x").await.status, 200);
+            assert_eq!(world.process.event("token resumed").await["fingerprint"], before);
+            assert_eq!(world.process.event("request").await["token_fingerprint"], before);
+        }
+        world.finish().await;
+    }
+}

@@ -235,7 +235,7 @@ async fn a_body_still_arriving_at_the_401_is_replayed_whole() {
     caller
         .write(
             format!(
-                "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: slow\r\nx-when-rejected: early\r\n\
+                "POST /echo HTTP/1.1\r\nhost: {}\r\nx-test-id: slow\r\nx-when-rejected: early\r\n\
                  transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n",
                 world.address
             )
@@ -303,7 +303,7 @@ async fn a_401_for_an_old_token_is_replayed_with_the_new_one_without_a_refresh()
     // The request gets its token now and is rejected at the end of its body.
     slow.write(
         format!(
-            "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: slow\r\ntransfer-encoding: chunked\r\n\r\n3\r\nold\r\n",
+            "POST /echo HTTP/1.1\r\nhost: {}\r\nx-test-id: slow\r\ntransfer-encoding: chunked\r\n\r\n3\r\nold\r\n",
             world.address
         )
         .as_bytes(),

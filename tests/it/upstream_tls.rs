@@ -198,8 +198,8 @@ async fn api(config: Arc<ServerConfig>, read: &Arc<AtomicUsize>, names: &Arc<Mut
             let head = read_head(&mut stream).await;
             read.fetch_add(head.len(), Ordering::Relaxed);
             let text = String::from_utf8_lossy(&head).into_owned();
-            let id = text.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap_or_default();
-            let answer = format!("HTTP/1.1 200 OK\r\nx-request-id: {id}\r\ncontent-length: 0\r\n\r\n");
+            let id = text.lines().find_map(|line| line.strip_prefix("x-test-id: ")).unwrap_or_default();
+            let answer = format!("HTTP/1.1 200 OK\r\nx-test-id: {id}\r\ncontent-length: 0\r\n\r\n");
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = stream.read(&mut [0]).await;
         }
@@ -300,7 +300,7 @@ async fn an_upstream_with_a_wrong_certificate_gets_no_byte_of_a_request() {
         assert_eq!(outcome(&world, name).await, (502, Some("upstream_tls".to_owned()), tls), "{name}");
         let path = format!("/{name}/x");
         let told =
-            || world.process.events("request").into_iter().find(|event| event["path"] == path.as_str());
+            || world.process.events("request").into_iter().find(|event| event["url_path"] == path.as_str());
         eventually("the log", async || told().is_some()).await;
         let said = told().unwrap()["error"].as_str().unwrap().to_owned();
         assert!(said.contains(why), "{name}: {said}");

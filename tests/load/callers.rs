@@ -11,7 +11,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use testkit::harness::request::REQUEST_ID;
+use testkit::harness::request::TEST_ID;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -147,7 +147,7 @@ impl Connection {
         body: Option<Bytes>,
     ) -> Result<Answer, hyper::Error> {
         let method = if body.is_some() { "POST" } else { "GET" };
-        let request = Request::builder().method(method).header(REQUEST_ID, id);
+        let request = Request::builder().method(method).header(TEST_ID, id);
         // The caller's own token, which must not reach the API.
         let request = request.header("authorization", "Bearer the-callers-own");
         let body = Full::new(body.unwrap_or_default());
@@ -178,7 +178,7 @@ impl Connection {
                 let problem: serde_json::Value = serde_json::from_slice(&received).unwrap_or_default();
                 problem["code"].as_str().unwrap_or("unreadable").to_owned()
             });
-            let (status, id) = (head.status.as_u16(), text(REQUEST_ID));
+            let (status, id) = (head.status.as_u16(), text(TEST_ID));
             Ok(Answer { status, id, code, body: received.into(), is_complete, took: began.elapsed() })
         };
         tokio::time::timeout(ANSWER_TIMEOUT, answer).await.expect("no answer in time")

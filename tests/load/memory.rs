@@ -139,7 +139,7 @@ async fn slow_readers(bearerd: &Path, has_tls: bool, whose: &str, report: &mut R
     for number in 1..=READERS {
         let mut socket = connect(&world, Version::Http1, true).await.unwrap();
         let head =
-            format!("GET {whose}{ANSWER} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {}\r\n\r\n", new_id());
+            format!("GET {whose}{ANSWER} HTTP/1.1\r\nhost: localhost\r\nx-test-id: {}\r\n\r\n", new_id());
         socket.write_all(head.as_bytes()).await.unwrap();
         sockets.push(socket);
         // In groups, so that the API's handshakes do not time out.
@@ -244,7 +244,7 @@ impl Streams {
         let mut answers = Vec::new();
         for _ in 0..STREAMS {
             let uri = format!("http://localhost:{}{}", world.address.port(), self.path);
-            let request = http::Request::get(uri).header("x-request-id", new_id());
+            let request = http::Request::get(uri).header("x-test-id", new_id());
             let answer = sender.send_request(request.body(Full::default()).unwrap());
             answers.push(Box::pin(answer));
         }

@@ -29,7 +29,7 @@ use super::{config_file, output};
 use crate::clock::Clock;
 use crate::config;
 use crate::config::model::levels;
-use crate::config::{Credential, Environment, Log, LogFormat};
+use crate::config::{Credential, Environment, Log, LogFormat, LogOutput, Sampling};
 use crate::telemetry::log;
 use crate::tls::client::Trust;
 use crate::token::endpoint::metadata::Metadata;
@@ -140,7 +140,9 @@ pub(super) async fn login(login: Login, environment: &Environment) -> u8 {
     };
     // Warnings about the server's responses and the state are logged, as the daemon would.
     let level = levels::chosen(environment).ok().flatten().unwrap_or_else(|| levels::all(LevelFilter::WARN));
-    let warnings = Log { format: LogFormat::Text, level, access: false };
+    let output = LogOutput::Stderr;
+    let warnings = Log { output, format: LogFormat::Text, level, access: Sampling::OFF };
+    // A login without these warnings is better than none.
     let _writing = log::start(&warnings, environment);
     // A signal must not end the process before the terminal has its settings back, which dropping the login does.
     let outcome = tokio::select! {

@@ -13,16 +13,17 @@ use self::reloader::{Reloader, log_warnings};
 use super::config_file;
 use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
+use super::output;
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config::Environment;
 use crate::config::source::file;
-use crate::lifecycle::StopSignals;
+use crate::lifecycle::{OtherSignal, StopSignals};
 use crate::reload;
 use crate::telemetry::Event;
 use crate::telemetry::event::Name;
-use crate::telemetry::log;
 use crate::telemetry::log::Writing;
+use crate::telemetry::{files, log};
 
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     // First: before that a signal ends the process at once, or has no effect on the first process of a container.
@@ -38,7 +39,13 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         Ok(checked) => checked,
         Err(code) => return code,
     };
-    let log = log::start(&checked.config.log, environment);
+    let log = match log::start(&checked.config.log, environment) {
+        Ok(log) => log,
+        Err(error) => {
+            output::error_line(format_args!("bearerd: the log cannot be written (`log.output`): {error}"));
+            return FAILED;
+        }
+    };
     log_warnings(&checked.warnings);
     if checked.config.server.watch && !is_file {
         warn!(config = %path.display(), "`server.watch` has no effect: the configuration is not a regular file");
@@ -60,16 +67,19 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     };
     let certificates = daemon.look_at_certificates();
     let requester = reloads.clone();
-    let on_hangup = || {
-        certificates.notify_one();
-        requester.request();
+    let on_signal = |signal| match signal {
+        OtherSignal::Hangup => {
+            certificates.notify_one();
+            requester.request();
+        }
+        OtherSignal::Reopen => reopen_files(),
     };
     let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, requests), used);
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
     let version = Some(concat!("version ", env!("CARGO_PKG_VERSION")).to_owned());
     daemon.events().record_unlogged(Event { detail: version, ..Event::now(Name::DaemonStarted) });
     tokio::select! {
-        signal = signals.next_hearing(on_hangup) => info!(signal, "asked to stop"),
+        signal = signals.next_hearing(on_signal) => info!(signal, "asked to stop"),
         died = reloader.serve(&mut daemon) => {
             error!(error = %died, "stopping");
             daemon.abort().await;
@@ -81,10 +91,21 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     drop(reloader);
     daemon
         .stop(async {
-            signals.next().await;
+            let on_signal = |signal| {
+                if signal == OtherSignal::Reopen {
+                    reopen_files();
+                }
+            };
+            signals.next_hearing(on_signal).await;
         })
         .await;
     OK
+}
+
+/// Opens the files of the log again. The event is the first line of the new file.
+fn reopen_files() {
+    files::reopen();
+    info!("files opened again");
 }
 
 /// Logs how many lines of the log were dropped, once lines are written again.
@@ -92,9 +113,9 @@ async fn log_dropped_lines(log: &Writing) -> Infallible {
     let mut logged = 0;
     loop {
         tokio::time::sleep(Duration::from_mins(1)).await;
-        let dropped = log.dropped_lines();
+        let dropped = log.dropped().count();
         if dropped > logged {
-            warn!(lines = dropped - logged, "log lines were dropped: the log was not read in time");
+            warn!(lines = dropped - logged, "log lines were dropped: the log could not be written in time");
             logged = dropped;
         }
     }

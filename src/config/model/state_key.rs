@@ -19,6 +19,7 @@ const TEXT_BYTES: usize = 44;
 /// Length of the identifier of a key.
 pub(crate) const KEY_ID_BYTES: usize = 8;
 const KEY_ID_LABEL: &[u8] = b"bearerd: which state key";
+const FINGERPRINT_LABEL: &[u8] = b"bearerd: token fingerprints";
 
 /// A key for AES-256-GCM.
 ///
@@ -74,9 +75,18 @@ impl StateKey {
 
     /// The identifier of the key: a keyed hash, which reveals nothing about the key.
     pub(crate) fn id(&self) -> [u8; KEY_ID_BYTES] {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret());
-        let tag = hmac::sign(&key, KEY_ID_LABEL);
+        let tag = self.tag(KEY_ID_LABEL);
         std::array::from_fn(|at| tag.as_ref()[at])
+    }
+
+    /// The key of token fingerprints, which is the same wherever this key is in use.
+    pub(crate) fn fingerprint_key(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, self.tag(FINGERPRINT_LABEL).as_ref())
+    }
+
+    /// A value that is derived from the key for one purpose.
+    fn tag(&self, label: &[u8]) -> hmac::Tag {
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret()), label)
     }
 }
 

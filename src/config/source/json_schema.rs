@@ -47,6 +47,7 @@ fn of(shape: &Shape, path: &str, keys: &[ShippedKey]) -> Map<String, Value> {
         Shape::Text => json!({ "type": "string" }),
         Shape::Bool => json!({ "type": "boolean" }),
         Shape::Whole(max) => json!({ "type": "integer", "minimum": 0, "maximum": max }),
+        Shape::Share => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
         Shape::Duration => json!({ "type": "string", "pattern": DURATION }),
         Shape::Size => json!({ "type": "string", "pattern": SIZE }),
         Shape::Choice(names) => json!({ "enum": names }),

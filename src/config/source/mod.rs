@@ -12,6 +12,7 @@ pub(in crate::config) mod overrides;
 pub(in crate::config) mod print;
 pub(in crate::config) mod reader;
 pub(in crate::config) mod schema;
+mod secret_source;
 pub mod section;
 pub(in crate::config) mod shape;
 pub mod shipped;

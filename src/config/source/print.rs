@@ -254,6 +254,7 @@ fn accepts(shape: &Shape, value: &DeValue<'_>) -> bool {
         Shape::Text | Shape::Duration | Shape::Size | Shape::Choice(_) => value.is_str(),
         Shape::Bool => value.is_bool(),
         Shape::Whole(_) => value.is_integer(),
+        Shape::Share => value.is_integer() || value.is_float(),
         Shape::Secret => value.is_str() || value.is_table(),
         Shape::Claim => !value.is_table(),
         Shape::List(_) => value.is_array(),

@@ -17,6 +17,8 @@ pub(in crate::config) enum Shape {
     Bool,
     /// A whole number up to this one.
     Whole(u64),
+    /// A number from 0 to 1.
+    Share,
     /// A length of time.
     Duration,
     /// A number of bytes.

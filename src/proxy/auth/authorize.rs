@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::limits::slots::{Reservation, Slots};
-use crate::token::{Current, Generation, TokenSource, Unavailable};
+use crate::token::{Current, Fingerprint, Generation, TokenSource, Unavailable};
 
 /// The token that a request carries.
 #[derive(Clone, Debug)]
@@ -17,24 +17,45 @@ pub struct Authorization {
     pub value: HeaderValue,
     /// The token's generation.
     pub generation: Generation,
+    /// The token's fingerprint.
+    pub fingerprint: Option<Fingerprint>,
 }
 
-/// How long a request may still wait for tokens: `token_wait` less the waits so far.
+/// How long a request may wait for tokens, and how long it has.
 #[derive(Clone, Copy, Debug)]
-pub struct TokenWait(Duration);
+pub struct TokenWait {
+    limit: Duration,
+    spent: Duration,
+}
+
+/// A wait, whose duration is counted when it ends or is given up.
+struct Waiting<'a> {
+    wait: &'a mut TokenWait,
+    started: Instant,
+}
 
 impl TokenWait {
     /// Allows waits of `limit` in total.
     pub const fn new(limit: Duration) -> Self {
-        Self(limit)
+        Self { limit, spent: Duration::ZERO }
     }
 
-    /// Runs a wait that is bounded by the time left, and deducts the duration of the wait.
+    /// The duration of the waits so far.
+    pub const fn spent(&self) -> Duration {
+        self.spent
+    }
+
+    /// Runs a wait that is bounded by the time left, and counts the duration of the wait.
     pub async fn spend<F: Future>(&mut self, wait: impl FnOnce(Duration) -> F) -> F::Output {
-        let started = Instant::now();
-        let outcome = wait(self.0).await;
-        self.0 = self.0.saturating_sub(started.elapsed());
-        outcome
+        let left = self.limit.saturating_sub(self.spent);
+        let _waiting = Waiting { wait: self, started: Instant::now() };
+        wait(left).await
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.wait.spent += self.started.elapsed();
     }
 }
 

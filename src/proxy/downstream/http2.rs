@@ -91,7 +91,7 @@ async fn run<S: Serve>(
     .await?;
     if end == Some(End::TooManyResets) {
         let error = "the caller resets too many HTTP/2 streams";
-        info!(target: "bearerd::access", peer = %client.peer.get().host(), error, "connection closed");
+        info!(target: "bearerd::connection", peer = %client.peer.get().host(), error, "connection closed");
         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         client.has_unread.set(true);
         // Ended within the time-out: the client may go on sending.

@@ -12,15 +12,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tracing::info;
 
 use super::protocol::{End, LINGERING_CLOSE_TIMEOUT};
 use super::state::ClientConnection;
 use super::stream::{SharedStream, StreamObserver};
 use super::wrong_protocol::Spoken;
+use crate::http::RequestId;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::http1::plain;
 use crate::proxy::vectored;
+use crate::telemetry::access::{Line, Severity};
 
 /// The most bytes read ahead of a slow upstream or buffered for a slow client.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
@@ -42,12 +43,20 @@ pub struct ClientIo {
     sniffed: Bytes,
     /// The refusal to be written instead of hyper's.
     refusal: Bytes,
+    /// The refusal that is not in the access log yet.
+    unlogged: Option<Refused>,
+}
+
+/// A request that was refused before its head was complete, for the access log.
+struct Refused {
+    request_id: RequestId,
+    error: ProxyError,
 }
 
 impl ClientIo {
     /// The socket of a new connection.
     pub const fn new(stream: SharedStream, client: Rc<ClientConnection>) -> Self {
-        Self { stream, client, sniffed: Bytes::new(), refusal: Bytes::new() }
+        Self { stream, client, sniffed: Bytes::new(), refusal: Bytes::new(), unlogged: None }
     }
 
     /// An observer of the stream.
@@ -98,30 +107,30 @@ impl ClientIo {
     /// Answers 408 if a request's head did not arrive in time, and a part of the head did.
     pub async fn refuse_late_head(&mut self, end: End) {
         if end == End::HeadTimeout && self.client.has_partial_head() {
-            self.log_refusal(&ProxyError::RequestTimeout);
-            let response = plain(&ProxyError::RequestTimeout);
+            let response = self.refused(ProxyError::RequestTimeout);
             // Ended within the time-out: the client may read nothing.
-            let _ = tokio::time::timeout(LINGERING_CLOSE_TIMEOUT, async {
+            let written = tokio::time::timeout(LINGERING_CLOSE_TIMEOUT, async {
                 self.stream.write_all(&response).await?;
                 self.stream.shutdown().await
             })
             .await;
+            self.log_refusal(matches!(written, Ok(Ok(()))));
         }
     }
 
     /// Answers with an error and closes, lingering so that the client can read the response.
-    pub async fn refuse(&mut self, error: &ProxyError) {
-        self.refusal = plain(error);
+    pub async fn refuse(&mut self, error: ProxyError) {
+        self.refusal = self.refused(error);
         self.close_lingering().await;
     }
 
     /// Refuses a client that speaks another version of HTTP than ALPN agreed on (RFC 7301 §3.2).
     pub async fn refuse_version(&mut self) {
         let error = ProxyError::BadRequest("the protocol is not the one that ALPN agreed on");
-        self.log_refusal(&error);
         if self.sniffed.starts_with(PREFACE) {
-            self.refuse(&error).await;
+            self.refuse(error).await;
         } else {
+            self.refused(error);
             self.refusal = Bytes::from_static(NOT_HTTP2);
             self.close_lingering().await;
         }
@@ -143,7 +152,7 @@ impl ClientIo {
 
     /// The response that replaces these bytes if they are hyper's refusal of a malformed request: while no request is
     /// answered, hyper writes nothing else.
-    fn replacement(&self, bytes: &[u8]) -> Option<Bytes> {
+    fn replacement(&mut self, bytes: &[u8]) -> Option<Bytes> {
         if self.client.is_responding() || !bytes.starts_with(b"HTTP/1.") {
             return None;
         }
@@ -152,14 +161,31 @@ impl ClientIo {
             b"400" => ProxyError::BadRequest("the request is malformed"),
             _ => return None,
         };
-        self.log_refusal(&error);
-        Some(plain(&error))
+        Some(self.refused(error))
     }
 
-    /// Logs a request that was refused before its head was complete.
-    fn log_refusal(&self, error: &ProxyError) {
-        let (status, code) = (error.status().as_u16(), error.code());
-        info!(target: "bearerd::access", peer = %self.client.peer.get().host(), status, code, "request refused");
+    /// The response to a request that is refused before its head is complete.
+    fn refused(&mut self, error: ProxyError) -> Bytes {
+        let refused = Refused { request_id: RequestId::random(), error };
+        let response = plain(&refused.error, &refused.request_id);
+        self.unlogged = Some(refused);
+        response
+    }
+
+    /// Logs a refusal, once it is written or given up.
+    fn log_refusal(&mut self, is_complete: bool) {
+        let Some(Refused { request_id, error }) = self.unlogged.take() else { return };
+        Line {
+            request_id: request_id.as_str(),
+            caller: self.client.names().first().map(String::as_str),
+            client_address: self.client.peer.get().ip(),
+            status: Some(error.status().as_u16()),
+            code: Some(error.code()),
+            is_complete,
+            error: Some(&error.explain()),
+            ..Line::default()
+        }
+        .write(Severity::Info);
     }
 
     /// Notes the outcome of a write.
@@ -181,6 +207,7 @@ impl ClientIo {
             }
             self.refusal.advance(written);
         }
+        self.log_refusal(true);
         Poll::Ready(Ok(()))
     }
 }
@@ -188,6 +215,7 @@ impl ClientIo {
 /// After a write time-out a reset makes the system drop what the client did not read.
 impl Drop for ClientIo {
     fn drop(&mut self) {
+        self.log_refusal(false);
         if self.client.wanted_end() == Some(End::WriteTimeout) {
             self.stream.set_close_by_reset();
         }

@@ -52,7 +52,7 @@ pub(crate) async fn accept(
             let error = ProxyError::BadRequest("this port speaks TLS: call it by https://");
             let _ = until_ended(
                 client,
-                ClientIo::new(SharedStream::new(stream), Rc::clone(client)).refuse(&error),
+                ClientIo::new(SharedStream::new(stream), Rc::clone(client)).refuse(error),
             )
             .await;
             log_failure(client, "plain text in the place of TLS");
@@ -101,7 +101,7 @@ pub(crate) async fn accept(
 }
 
 fn log_failure(client: &ClientConnection, error: &str) {
-    info!(target: "bearerd::access", peer = %client.peer.get().host(), error, "handshake failed");
+    info!(target: "bearerd::connection", peer = %client.peer.get().host(), error, "handshake failed");
 }
 
 /// The first byte, which stays to be read; `None` at the end of the stream.

@@ -4,10 +4,12 @@ use bytes::Bytes;
 use http::Version;
 
 use super::ProxyError;
+use crate::http::{RequestId, X_REQUEST_ID};
 
-/// The complete response to `error`.
-pub(in crate::proxy) fn plain(error: &ProxyError) -> Bytes {
-    let response = error.response(Version::HTTP_11);
+/// The complete response to `error`, with the identifier of the request.
+pub(in crate::proxy) fn plain(error: &ProxyError, request_id: &RequestId) -> Bytes {
+    let mut response = error.response(Version::HTTP_11);
+    response.headers_mut().insert(X_REQUEST_ID, request_id.value().clone());
     let reason = response.status().canonical_reason().unwrap_or_default();
     let mut text = format!("HTTP/1.1 {} {reason}\r\n", response.status().as_u16()).into_bytes();
     for (name, value) in response.headers() {

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::slots::{Reservation, Slots};
 use crate::config::Limits;
+use crate::http::RequestId;
 use crate::network::client_network;
 use crate::proxy::error::http1::plain;
 use crate::proxy::error::{Overload, ProxyError};
@@ -116,7 +117,7 @@ async fn answer(mut stream: TcpStream, overload: Overload) {
     if stream.read_exact(&mut first).await.is_err() || !first[0].is_ascii_uppercase() || first == *b"PRI " {
         return;
     }
-    let refusal = plain(&ProxyError::Overloaded(overload));
+    let refusal = plain(&ProxyError::Overloaded(overload), &RequestId::random());
     if stream.write_all(&refusal).await.is_err() || stream.shutdown().await.is_err() {
         return;
     }

@@ -14,18 +14,24 @@ use super::list::members;
 use super::loops::LoopMark;
 use super::via::Via;
 use crate::config::model::fields::{is_for_proxies, is_hop_by_hop};
+use crate::http::X_REQUEST_ID;
+
+/// The fields of every request for an upstream.
+#[derive(Debug)]
+pub struct OwnFields<'a> {
+    /// The `Host`.
+    pub host: HeaderValue,
+    /// The request's identifier, which a route may remove or replace.
+    pub request_id: HeaderValue,
+    /// The entry in `CDN-Loop`.
+    pub mark: &'a LoopMark,
+}
 
 /// Turns a caller's fields into those for the upstream, except for the token. `has_odd_name` is whether a name has a
 /// character other than letters, digits and hyphens.
 ///
 /// Removes `Expect` too: hyper answers it when the proxy reads the body.
-pub fn for_upstream(
-    headers: &mut HeaderMap,
-    host: HeaderValue,
-    mark: &LoopMark,
-    rules: &FieldRules,
-    has_odd_name: bool,
-) {
+pub fn for_upstream(headers: &mut HeaderMap, own: OwnFields<'_>, rules: &FieldRules, has_odd_name: bool) {
     strip(headers, |name| {
         let ends_here = name == AUTHORIZATION
             || name == rules.token_field
@@ -34,9 +40,10 @@ pub fn for_upstream(
         ends_here || (is_for_proxies(name) && !rules.passes(name))
     });
     join_cookies(headers);
+    headers.insert(X_REQUEST_ID, own.request_id);
     rules.apply(headers, has_odd_name);
-    mark.add(headers);
-    headers.insert(HOST, host);
+    own.mark.add(headers);
+    headers.insert(HOST, own.host);
 }
 
 /// Frames a body of unknown length (RFC 9112 §7.1). hyper does so by itself only for methods that usually have a body,
@@ -105,6 +112,13 @@ mod tests {
     use crate::config::model::fields::{Fields, is_plain};
     use crate::proxy::message::fixture::{map, sorted};
 
+    /// Rewrites a head and takes the request's identifier, which every request has, out of it.
+    fn rewritten(headers: &mut HeaderMap, host: HeaderValue, mark: &str, rules: &FieldRules, is_odd: bool) {
+        let (mark, request_id) = (LoopMark::new(mark), HeaderValue::from_static("id"));
+        for_upstream(headers, OwnFields { host, request_id, mark: &mark }, rules, is_odd);
+        assert_eq!(headers.remove(X_REQUEST_ID).unwrap(), "id");
+    }
+
     fn sent(fields: &[(&str, &str)]) -> HeaderMap {
         sent_by(&Fields::default(), fields)
     }
@@ -114,7 +128,7 @@ mod tests {
         let host = HeaderValue::from_static("api.example.com");
         let has_odd_name = headers.keys().any(|name| !is_plain(name.as_str()));
         let rules = FieldRules::new(rules, false, &AUTHORIZATION);
-        for_upstream(&mut headers, host, &LoopMark::new("bearerd-1"), &rules, has_odd_name);
+        rewritten(&mut headers, host, "bearerd-1", &rules, has_odd_name);
         headers
     }
 
@@ -240,7 +254,7 @@ mod tests {
 
         let mut headers = map(&fields);
         let rules = FieldRules::new(&Fields::default(), true, &AUTHORIZATION);
-        for_upstream(&mut headers, HeaderValue::from_static("x"), &LoopMark::new("bearerd-1"), &rules, false);
+        rewritten(&mut headers, HeaderValue::from_static("x"), "bearerd-1", &rules, false);
         assert_eq!(headers["via"], "1.0 old");
     }
 
@@ -255,7 +269,7 @@ mod tests {
             ("X-Access.Token", "theirs"),
             ("x-access-tokens", "another"),
         ]);
-        for_upstream(&mut headers, HeaderValue::from_static("x"), &LoopMark::new("b"), &rules, true);
+        rewritten(&mut headers, HeaderValue::from_static("x"), "b", &rules, true);
         assert_eq!(sorted(&headers), [("cdn-loop", "b"), ("host", "x"), ("x-access-tokens", "another")]);
     }
 

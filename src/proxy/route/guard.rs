@@ -16,7 +16,7 @@ use super::lenient_path::{LenientPath, is_overlong};
 use super::percent;
 use crate::config::model::fields::{is_for_proxies, is_method_override, is_plain, is_same_field, plain};
 use crate::config::{self, Hosts, RequiredHeader};
-use crate::http::{Authority, SEC_FETCH_SITE, is_cross_site};
+use crate::http::{Authority, SEC_FETCH_SITE, TRACEPARENT, TRACESTATE, is_cross_site};
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::field_rules::FieldRules;
 use crate::proxy::message::list::members;
@@ -60,6 +60,7 @@ pub struct Present {
     hops: bool,
     origin: bool,
     method_override: bool,
+    trace: bool,
     /// A name with a character other than letters, digits and hyphens.
     odd_name: bool,
 }
@@ -71,10 +72,16 @@ impl Present {
             present.framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING || name == EXPECT;
             present.hops |= name == CONNECTION || name == CDN_LOOP;
             present.origin |= name == ORIGIN || name == SEC_FETCH_SITE;
+            present.trace |= name == TRACEPARENT || name == TRACESTATE;
             present.method_override |= is_method_override(name);
             present.odd_name |= !is_plain(name.as_str());
         }
         present
+    }
+
+    /// Whether there is a field of a trace.
+    pub const fn has_trace(self) -> bool {
+        self.trace
     }
 
     /// Whether some name may be another spelling of a field that a route changes.

@@ -29,6 +29,8 @@ use crate::token::{AccessToken, Demanded, Generation, TokenSource};
 /// A route as requests use it.
 #[derive(Debug)]
 pub struct Route {
+    /// The place in the table, in the order of [`Table::routes`].
+    pub index: usize,
     /// The route in logs: host and path.
     pub name: String,
     /// The allowed, denied and protected requests.
@@ -110,6 +112,7 @@ impl Route {
         must_be_plain: bool,
     ) -> Self {
         Self {
+            index: 0,
             name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
             rules: Rules::new(route, must_be_plain),
             prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
@@ -233,8 +236,9 @@ impl Table {
             Some(host) => self.hosts.entry(host.to_owned()).or_default(),
             None => &mut self.any_host,
         };
-        prefixes.add(prefix, self.routes.len());
-        self.routes.push(route);
+        let index = self.routes.len();
+        prefixes.add(prefix, index);
+        self.routes.push(Route { index, ..route });
     }
 
     /// The route with exactly this host and prefix.
@@ -246,6 +250,11 @@ impl Table {
     /// The place of a route of this table in the configuration.
     pub fn position(&self, route: &Route) -> Option<usize> {
         self.routes.iter().position(|own| std::ptr::eq(own, route))
+    }
+
+    /// Every route.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     /// The route of a request.
@@ -315,6 +324,7 @@ mod tests {
 
     fn route(name: &str) -> Route {
         Route {
+            index: 0,
             name: name.to_owned(),
             rules: Rules::default(),
             prefix: Prefix::default(),

@@ -2,9 +2,8 @@
 
 use http::request::Parts;
 
-use super::access_log::Exchange;
+use super::exchange::Exchange;
 use super::retry::RetryBudget;
-use crate::proxy::auth::authorize::TokenWait;
 use crate::proxy::body::replay::{AttemptBody, ReplayBody};
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::route::Route;
@@ -22,7 +21,6 @@ pub(super) struct RequestContext<'a> {
     pub head: Option<Box<Parts>>,
     pub request_body: &'a ReplayBody<ClientBody>,
     pub exchange: &'a mut Exchange,
-    pub token_wait: TokenWait,
     pub token_choice: TokenChoice,
     pub retries: RetryBudget,
     /// Whether the request is sent once more if a reused connection closes without an answer.

@@ -8,8 +8,10 @@ use super::Service;
 use super::received::Received;
 use super::websocket::Handshake;
 use crate::config::HeaderCase;
+use crate::http::{TRACEPARENT, TRACESTATE};
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::forwarded::ForwardedFields;
+use crate::proxy::message::headers::OwnFields;
 use crate::proxy::message::json_links::JsonLinks;
 use crate::proxy::message::{cookies, headers, json, links, trailers};
 use crate::proxy::route::Route;
@@ -36,11 +38,19 @@ impl Service {
     pub(super) fn rewrite_request(
         &self,
         head: &mut Parts,
-        received: &Received,
+        received: Received,
         route: &Route,
         destination: &Destination,
     ) -> Result<Negotiated, ProxyError> {
-        let Received { client_address, is_tls, has_body, is_of_unknown_length, has_odd_name } = *received;
+        let Received {
+            client_address,
+            request_id,
+            has_trace,
+            is_tls,
+            has_body,
+            is_of_unknown_length,
+            fields,
+        } = received;
         let may_switch = route.allows_websocket && !has_body;
         let handshake = if may_switch { Handshake::of(head) } else { None };
         let wants_trailers = handshake.is_none() && trailers::are_accepted(&head.headers);
@@ -53,7 +63,12 @@ impl Service {
             Some(host) => host.value.clone(),
             None => self.header_cache.host(route.upstream.index, destination),
         };
-        headers::for_upstream(&mut head.headers, host, &self.loop_mark, &route.fields, has_odd_name);
+        if fields.has_trace() && !has_trace {
+            head.headers.remove(TRACEPARENT);
+            head.headers.remove(TRACESTATE);
+        }
+        let own = OwnFields { host, request_id, mark: &self.loop_mark };
+        headers::for_upstream(&mut head.headers, own, &route.fields, fields.has_odd_name());
         if route.fields.sends_via {
             self.via.add(&mut head.headers, head.version);
         }

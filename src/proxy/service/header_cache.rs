@@ -34,15 +34,15 @@ pub struct HeaderCache {
 impl HeaderCache {
     /// The value for requests with this token.
     pub fn authorization(&self, token: &Arc<AccessToken>, scheme: &TokenScheme) -> Authorization {
-        let generation = token.generation();
+        let (generation, fingerprint) = (token.generation(), token.fingerprint());
         let mut tokens = self.tokens.borrow_mut();
         let is_it = |known: &&CachedToken| Arc::ptr_eq(&known.token, token) && known.scheme == *scheme;
         if let Some(known) = tokens.iter().find(is_it) {
-            return Authorization { value: known.value.clone(), generation };
+            return Authorization { value: known.value.clone(), generation, fingerprint };
         }
         let value = token.header_value(scheme.prefix());
         tokens.push(CachedToken { token: Arc::clone(token), scheme: scheme.clone(), value: value.clone() });
-        Authorization { value, generation }
+        Authorization { value, generation, fingerprint }
     }
 
     /// The `Host` for a destination of the upstream with this index.
@@ -94,7 +94,7 @@ mod tests {
         let (one, other) = (token("one"), token("other"));
         for _ in 0..2 {
             for (token, value) in [(&one, "Bearer one"), (&other, "Bearer other")] {
-                let Authorization { value: sent, generation } =
+                let Authorization { value: sent, generation, .. } =
                     cache.authorization(token, &TokenScheme::Bearer);
                 assert_eq!((sent.to_str().unwrap(), generation), (value, token.generation()));
                 assert!(sent.is_sensitive());

@@ -2,14 +2,16 @@
 //!
 //! Read [`Service::proxy`] first: it calls the stages in their order, and each stage is a file of its own.
 
-pub mod access_log;
+mod access_log;
 mod admission;
 mod context;
 mod discovery;
 pub(in crate::proxy) mod drain;
+pub mod exchange;
 mod head;
 pub mod header_cache;
 mod login_stub;
+pub mod outcome;
 pub mod preview;
 mod received;
 mod rejected_token;
@@ -28,15 +30,15 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 
-use self::access_log::Exchange;
 use self::context::{RequestContext, TokenChoice};
 use self::drain::unless_cut;
+use self::exchange::{Exchange, ExchangeSettings};
 use self::header_cache::HeaderCache;
+use self::outcome::RouteLabels;
 use self::received::Received;
 use self::response::ResponseBody;
 use self::retry::RetryBudget;
 use self::settings::ServiceSettings;
-use super::auth::authorize::TokenWait;
 use super::auth::verdict::Verdict;
 use super::body::replay::{AttemptBody, ReplayBody};
 use super::downstream::serve::Downstream;
@@ -57,6 +59,8 @@ pub struct Service {
     loop_mark: LoopMark,
     pub(super) header_cache: HeaderCache,
     pub(super) pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>,
+    /// In the order of [`Route::index`].
+    labels: Vec<Rc<RouteLabels>>,
 }
 
 /// The response to a request that was not refused.
@@ -73,7 +77,8 @@ impl Service {
     /// [`Upstream::index`]: super::upstream::Upstream::index
     pub fn new(shared: Arc<ServiceSettings>, pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>) -> Self {
         let (via, loop_mark) = (Via::new(&shared.instance), LoopMark::new(&shared.instance));
-        Self { via, loop_mark, header_cache: HeaderCache::default(), shared, pools }
+        let labels = shared.table.routes().iter().map(|route| Rc::new(RouteLabels::of(route))).collect();
+        Self { via, loop_mark, header_cache: HeaderCache::default(), shared, pools, labels }
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
@@ -83,11 +88,12 @@ impl Service {
         downstream: Downstream,
     ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
         let Downstream { connection, progress, upgrade } = downstream;
-        let ServiceSettings { networks, body_limits, access_log, .. } = &*self.shared;
+        let ServiceSettings { networks, body_limits, sampling, limits, .. } = &*self.shared;
+        let settings = ExchangeSettings { sampling: *sampling, token_wait: limits.token_wait };
         let client_address =
             forwarded::client_address(&connection.peer.get(), request.headers(), &networks.trusted_proxies);
         let (caller, responding) = (Rc::clone(&connection), Rc::clone(&progress));
-        let mut exchange = Exchange::begin(&request, caller, responding, client_address, *access_log);
+        let mut exchange = Exchange::begin(&request, caller, responding, client_address, settings);
         let (head, body) = request.into_parts();
         let head = Box::new(head);
         let request_body = ReplayBody::new(body, body_limits).on_connection(&connection.unread_bodies);
@@ -119,9 +125,8 @@ impl Service {
     ) -> Result<Reply, ProxyError> {
         let (peer, names) = (exchange.caller.peer.get(), exchange.caller.names());
         let (target, route) = self.shared.admit(&head, peer.is_allowed, names)?;
-        let has_odd_name = target.fields.has_odd_name();
         request_body.limit_pace(route.body_timeout, route.body_rate);
-        exchange.routed(&route.name);
+        exchange.routed(&self.labels[route.index]);
         exchange.progress.begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
             let query = head.uri.query().unwrap_or_default();
@@ -131,19 +136,20 @@ impl Service {
         route.rules.check(&head.method, &target, &route.prefix)?;
         route.upstream.breaker.check()?;
         let retries = RetryBudget::new(&route.retry_429, &head.method);
-        let mut token_wait = TokenWait::new(self.shared.limits.token_wait);
         let destination = match route.upstream.current() {
             Some(destination) => destination,
-            None => Box::pin(self.discovered(route, &mut token_wait)).await?,
+            None => Box::pin(self.discovered(route, &mut exchange.token_wait)).await?,
         };
         let received = Received {
             client_address: exchange.origin(),
+            request_id: exchange.request_id.value().clone(),
+            has_trace: exchange.trace.is_some(),
             is_tls: exchange.caller.is_tls(),
             has_body: !request_body.is_at_end(),
             is_of_unknown_length: request_body.is_of_unknown_length(),
-            has_odd_name,
+            fields: target.fields,
         };
-        let negotiated = self.rewrite_request(&mut head, &received, route, &destination)?;
+        let negotiated = self.rewrite_request(&mut head, received, route, &destination)?;
 
         let destination = &*destination;
         let may_resend = route.retry_stale && head.method.is_idempotent();
@@ -156,7 +162,6 @@ impl Service {
             head: kept,
             request_body,
             exchange,
-            token_wait,
             token_choice,
             retries,
             may_resend,
@@ -183,9 +188,7 @@ impl Service {
         request_body.response_received();
         let status = answered.response.status();
         if let (Some(handshake), StatusCode::SWITCHING_PROTOCOLS) = (&negotiated.handshake, status) {
-            let is_logged = self.shared.access_log;
-            let completed =
-                handshake.complete(answered, &context.exchange.caller, upgrade, &self.via, is_logged);
+            let completed = handshake.complete(answered, context.exchange, upgrade, &self.via);
             return Box::pin(completed).await.map(Reply::Complete);
         }
         let links = self.rewrite_response(&mut answered.response, &negotiated, route, destination);

@@ -10,6 +10,7 @@ use super::Service;
 use super::received::Received;
 use super::retry::RetryBudget;
 use super::settings::ServiceSettings;
+use crate::http::{RequestId, TraceContext};
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
 use crate::proxy::route::guard;
@@ -85,14 +86,21 @@ impl Previews {
             return Preview { route: Some(route), ruling: None, outcome: Outcome::LoginAnswered };
         }
         let ruling = route.rules.ruling(&head.method, &target, &route.prefix);
+        // The daemon makes an identifier for a request without one.
+        let request_id = match head.headers.get("x-request-id") {
+            Some(_) => RequestId::of(&head.headers).value().clone(),
+            None => HeaderValue::from_static("<request-id>"),
+        };
         let received = Received {
             client_address: None,
+            request_id,
+            has_trace: TraceContext::of(&head.headers).is_some(),
             is_tls,
             has_body: false,
             is_of_unknown_length: false,
-            has_odd_name: target.fields.has_odd_name(),
+            fields: target.fields,
         };
-        let outcome = match ruling.verdict().and_then(|()| self.forwarded(&mut head, &received, route, token))
+        let outcome = match ruling.verdict().and_then(|()| self.forwarded(&mut head, received, route, token))
         {
             Ok((origin, may_resend, retries_429)) => {
                 Outcome::Forwarded(Box::new(Forwarded { head, origin, may_resend, retries_429 }))
@@ -106,7 +114,7 @@ impl Previews {
     fn forwarded(
         &self,
         head: &mut Parts,
-        received: &Received,
+        received: Received,
         route: &Route,
         token: &str,
     ) -> Result<(String, bool, bool), ProxyError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Service;
 use super::context::{Attempted, RequestContext, TokenChoice};
+use super::outcome::{RetryCause, Unauthorized};
 use super::response;
 use crate::proxy::auth::authorize::{Authorization, no_token, waiter_slot};
 use crate::proxy::auth::rejection_hold::Decision;
@@ -14,9 +15,6 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::request::Outgoing;
 use crate::token::{AccessToken, Generation, NotReplaced, TokenSource};
-
-/// `why_401` where the request body is not in the replay buffer.
-const BODY_NOT_KEPT: &str = "body_not_kept";
 
 /// The end of a recovery, or what is left to do.
 enum Step {
@@ -73,12 +71,11 @@ impl Service {
             (self.header_cache.authorization(&current, &context.route.token_scheme), TokenChoice::Current)
         };
         let Some(again) = context.again() else {
-            context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
+            context.exchange.outcome.unauthorized = Some(Unauthorized::BodyNotKept);
             self.reject_unreplayable(context, source, is_current_rejected, current.generation());
             return Ok(Step::Respond(answered));
         };
         drop((previous, current));
-        context.exchange.outcome.used_previous_token = true;
         let replayed = self.replay(context, answered, again, other, choice).await?;
         match Verdict::of(&replayed.answered.response, &context.route.retry_on) {
             Verdict::Accepted => {
@@ -96,6 +93,11 @@ impl Service {
                 return Ok(Step::Replace { answered: replayed.answered, rejected });
             }
         }
+        context.exchange.outcome.unauthorized = Some(if replayed.generation < generation {
+            Unauthorized::PreviousToken
+        } else {
+            Unauthorized::Replayed
+        });
         Ok(Step::Respond(replayed.answered))
     }
 
@@ -140,28 +142,30 @@ impl Service {
         };
         // The body may have outgrown the replay buffer during the wait. The next request has the new token.
         let Some(again) = context.again() else {
-            context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
+            context.exchange.outcome.unauthorized = Some(Unauthorized::BodyNotKept);
             return Ok(answered);
         };
         context.free_replay_buffer();
         let replayed = self.replay(context, answered, again, authorization, TokenChoice::Current).await?;
         // The upstream may have accepted the rejected token again meanwhile: then this is that token.
         let is_another = replayed.generation > rejected;
-        match Verdict::of(&replayed.answered.response, &context.route.retry_on) {
+        let verdict = Verdict::of(&replayed.answered.response, &context.route.retry_on);
+        context.exchange.outcome.unauthorized = Some(match verdict {
+            Verdict::Accepted | Verdict::Unknown => Unauthorized::Replayed,
+            Verdict::Rejected if is_another => Unauthorized::FreshTokenRejected,
+            Verdict::Rejected => Unauthorized::SameTokenAgain,
+        });
+        match verdict {
             Verdict::Accepted => {
                 if was_requested && is_another {
                     hold.replay_accepted(rejected, replayed.generation, self.shared.clock.now());
                 }
                 context.route.accepted(source, replayed.generation, replayed.demanded);
             }
-            Verdict::Rejected if is_another => {
-                context.exchange.outcome.why_401 = Some("fresh_token_rejected");
-                if was_requested {
-                    hold.replay_rejected(self.shared.clock.now());
-                }
+            Verdict::Rejected if is_another && was_requested => {
+                hold.replay_rejected(self.shared.clock.now());
             }
-            Verdict::Rejected => context.exchange.outcome.why_401 = Some("rejected_again"),
-            Verdict::Unknown => {}
+            Verdict::Rejected | Verdict::Unknown => {}
         }
         Ok(replayed.answered)
     }
@@ -176,7 +180,7 @@ impl Service {
         choice: TokenChoice,
     ) -> Result<Attempted, ProxyError> {
         response::discard(answered);
-        context.exchange.outcome.is_replayed = true;
+        context.exchange.outcome.retried(RetryCause::Unauthorized);
         context.token_choice = choice;
         self.send(context, head, body, Some(authorization)).await
     }
@@ -190,23 +194,23 @@ impl Service {
     ) -> Result<Option<Authorization>, ProxyError> {
         let hold = &context.route.hold;
         if hold.rejected(rejected, self.shared.clock.now()) == Decision::Pass {
-            context.exchange.outcome.why_401 = Some("held");
+            context.exchange.outcome.unauthorized = Some(Unauthorized::Held);
             return Ok(None);
         }
         if !context.request_body.is_replayable() {
             source.demand(rejected);
-            context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
+            context.exchange.outcome.unauthorized = Some(Unauthorized::BodyNotKept);
             return Ok(None);
         }
         // Without a slot to wait in, the request still triggers the refresh for the requests after it.
         let slot = waiter_slot(&self.shared.token_waiters);
         let _slot = slot.inspect_err(|_| source.demand(rejected))?;
-        match context.token_wait.spend(|within| source.replace(rejected, within)).await {
+        match context.exchange.token_wait.spend(|within| source.replace(rejected, within)).await {
             Ok(token) => Ok(Some(self.header_cache.authorization(&token, &context.route.token_scheme))),
             Err(NotReplaced::Unchanged) => {
                 hold.not_replaced(rejected);
                 hold.replay_rejected(self.shared.clock.now());
-                context.exchange.outcome.why_401 = Some("same_token_again");
+                context.exchange.outcome.unauthorized = Some(Unauthorized::SameTokenAgain);
                 Ok(None)
             }
             Err(NotReplaced::Unavailable(unavailable)) => {

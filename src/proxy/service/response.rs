@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
-use super::access_log::Exchange;
+use super::exchange::Exchange;
+use crate::http::X_REQUEST_ID;
 use crate::proxy::body::replay::{AttemptBody, ReplayBody};
 use crate::proxy::downstream::progress::Side;
 use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
@@ -88,7 +89,7 @@ pub fn relay(
     exchange.outcome.status = Some(response.status());
     let links = links.filter(|_| !response.body().is_end_stream());
     let has_length = links.is_none() && response.body().size_hint().exact().is_some();
-    let response = with_persistence(response, has_length, &request_body, &exchange);
+    let response = completed(response, has_length, &request_body, &exchange);
     // Over HTTP/1.1 trailers follow only where they are announced, to callers that accept them.
     let headers = response.headers();
     let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
@@ -110,7 +111,7 @@ pub fn reply(
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     exchange.outcome.status = Some(response.status());
-    let response = with_persistence(response, true, &request_body, &exchange);
+    let response = completed(response, true, &request_body, &exchange);
     response.map(|body| ResponseBody::new(Content::Complete(body), request_body, exchange))
 }
 
@@ -121,19 +122,21 @@ pub fn refuse(
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     exchange.failed(error);
-    let response = error.response(exchange.version);
+    let mut response = error.response(exchange.version);
+    response.headers_mut().insert(X_REQUEST_ID, exchange.request_id.value().clone());
     response.map(|body| ResponseBody::new(Content::Complete(body), request_body, exchange))
 }
 
-/// Adds `Connection: close` over HTTP/1 if the connection is to end: at its maximum age, in a drain, and if the request
+/// Adds the request's identifier. Adds `Connection: close` over HTTP/1 if the connection is to end: at its maximum age, in a drain, and if the request
 /// body is not read to its end (RFC 9112 §9.6). Otherwise adds `keep-alive` for a caller of HTTP/1.0 that asked for it,
 /// if the end of the response does not end the connection. A 101 keeps its own `Connection`.
-fn with_persistence<B>(
+fn completed<B>(
     mut response: Response<B>,
     has_length: bool,
     request_body: &ReplayBody<ClientBody>,
     exchange: &Exchange,
 ) -> Response<B> {
+    response.headers_mut().insert(X_REQUEST_ID, exchange.request_id.value().clone());
     let is_last = exchange.caller.is_ending() || !request_body.is_at_end();
     let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
     if exchange.version < Version::HTTP_2 && is_last && is_http {

@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use super::Service;
 use super::context::{Attempted, RequestContext, TokenChoice};
+use super::outcome::RetryCause;
 use super::response;
 use crate::proxy::auth::authorize::{Authorization, usable_token};
 use crate::proxy::body::replay::{AttemptBody, BodyError};
@@ -49,7 +50,7 @@ impl Service {
             let Some(again) = context.again() else { return Ok(attempted) };
             response::discard(attempted.answered);
             tokio::time::sleep(wait).await;
-            context.exchange.outcome.retries += 1;
+            context.exchange.outcome.retried(RetryCause::Throttled);
             // The token may have expired during the wait.
             authorization = match &context.route.token {
                 Some(source) => Some(self.authorize(context, source).await?),
@@ -93,7 +94,10 @@ impl Service {
                 Poll::Ready(leased) => leased,
                 Poll::Pending => {
                     has_waited = true;
-                    leasing.await
+                    context.exchange.awaits_upstream();
+                    let leased = leasing.await;
+                    context.exchange.awaited_upstream();
+                    leased
                 }
             };
             let lease = match leased {
@@ -109,21 +113,27 @@ impl Service {
             if let Some(authorization) = &authorization {
                 request.head.headers.insert(&route.fields.token_field, authorization.value.clone());
             }
-            context.exchange.sent(generation);
+            context.exchange.sent(authorization.as_ref());
             let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
-            match forward(lease, request, context.request_body, route.timeout).await {
+            let forwarded = forward(lease, request, context.request_body, route.timeout).await;
+            context.exchange.awaited_upstream();
+            match forwarded {
                 Ok(answered) => {
                     admitted.record_response(answered.response.status(), &route.retry_on, origin);
                     let generation = generation.unwrap_or_default();
                     return Ok(Attempted { answered, generation, demanded });
                 }
-                Err(Failure::Unsent(unsent)) => (request, has_waited) = (unsent, true),
+                Err(Failure::Unsent(unsent)) => {
+                    context.exchange.outcome.was_not_sent();
+                    (request, has_waited) = (unsent, true);
+                }
                 Err(Failure::Refused(again, _)) if !was_refused => {
+                    context.exchange.outcome.retried(RetryCause::RefusedStream);
                     (request, was_refused, has_waited) = (again, true, true);
                 }
                 Err(Failure::Stale(error)) => match context.resend() {
                     Some(again) => {
-                        context.exchange.outcome.retries += 1;
+                        context.exchange.outcome.retried(RetryCause::StaleConnection);
                         (request, has_waited, needs_new) = (again, true, true);
                     }
                     None => return Err(admitted.record_error(error, origin).into()),
@@ -149,10 +159,10 @@ impl Service {
             TokenChoice::Current => false,
         };
         if takes_previous && let Some(token) = context.route.previous_token(source) {
-            context.exchange.outcome.used_previous_token = true;
             return Ok(self.header_cache.authorization(&token, &context.route.token_scheme));
         }
-        let token = usable_token(source, &mut context.token_wait, &self.shared.token_waiters).await?;
+        let token =
+            usable_token(source, &mut context.exchange.token_wait, &self.shared.token_waiters).await?;
         Ok(self.header_cache.authorization(&token, &context.route.token_scheme))
     }
 

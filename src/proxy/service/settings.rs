@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{Config, Http1Options, Limits};
+use crate::config::{Config, Http1Options, Limits, Sampling};
 use crate::proxy::body::replay::BodyLimits;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
@@ -29,8 +29,8 @@ pub struct ServiceSettings {
     pub token_waiters: Arc<Slots>,
     /// How HTTP/1.1 is spoken.
     pub http1: Http1Options,
-    /// Whether every exchange is logged, or only failures.
-    pub access_log: bool,
+    /// Which exchanges are logged.
+    pub sampling: Sampling,
     /// The clock of token lifetimes.
     pub clock: Clock,
 }
@@ -48,7 +48,7 @@ impl ServiceSettings {
             body_limits: BodyLimits::new(limits),
             token_waiters: Slots::new(limits.token_waiters),
             http1: config.server.http1,
-            access_log: config.log.access,
+            sampling: config.log.access,
             clock,
         }
     }

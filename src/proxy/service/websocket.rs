@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
+use super::exchange::Exchange;
+use crate::http::RequestId;
 use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
 use crate::proxy::downstream::request_body::ClientBody;
@@ -46,7 +48,8 @@ pub struct Handshake {
 struct Tunnel {
     upstream: Upgraded,
     caller: InFlight,
-    is_logged: bool,
+    /// The identifier of the handshake; `None` without an access log.
+    request_id: Option<RequestId>,
 }
 
 /// Counts as a request in flight until it is dropped.
@@ -78,10 +81,9 @@ impl Handshake {
     pub async fn complete(
         &self,
         answered: Answered<AttemptBody<ClientBody>>,
-        caller: &Rc<ClientConnection>,
+        exchange: &Exchange,
         upgrade: &Upgrade,
         via: &Via,
-        is_logged: bool,
     ) -> Result<Response<Bytes>, ProxyError> {
         let Answered { response, lease } = answered;
         let (mut head, _) = response.into_parts();
@@ -94,8 +96,10 @@ impl Handshake {
         };
         headers::for_caller(&mut head.headers, head.version, via);
         Self::ask(&mut head.headers);
-        caller.request_begun();
-        let tunnel = Tunnel { upstream, caller: InFlight(Rc::clone(caller)), is_logged };
+        exchange.caller.request_begun();
+        let caller = InFlight(Rc::clone(&exchange.caller));
+        let request_id = exchange.is_logged().then(|| exchange.request_id.clone());
+        let tunnel = Tunnel { upstream, caller, request_id };
         upgrade.register(Box::new(|socket, read| Box::pin(tunnel.run(socket, read))));
         Ok(Response::from_parts(head, Bytes::new()))
     }
@@ -121,10 +125,11 @@ impl Tunnel {
             Either::Right((Ok(down), up)) => (rest(up).await, Some(down)),
             Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => (None, None),
         };
-        if self.is_logged {
+        if let Some(request_id) = &self.request_id {
             let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(
-                target: "bearerd::access",
+                target: "bearerd::connection",
+                request_id = request_id.as_str(),
                 peer = %self.caller.0.peer.get().host(),
                 received = up,
                 sent = down,

@@ -53,7 +53,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let is_durable = self.durable.is_durable();
         let blocked = self.limiter.blocked().filter(|blocked| token.is_none() && now < blocked.until);
         if let Some(token) = token {
-            self.writer.publish(token, Succession::Anew);
+            self.publish(token, Succession::Anew);
         }
         self.progress.send_modify(|progress| {
             progress.failure = None;

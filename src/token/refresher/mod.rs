@@ -141,7 +141,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress,
             finished: 0,
             clock,
-            fingerprints: Fingerprints::new(),
+            fingerprints: Fingerprints::of_credential(&credential),
             trail: Trail::new(subject(&credential), Events::default()),
             response_warnings: ResponseWarnings::default(),
             due: clock.now(),

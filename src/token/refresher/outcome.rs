@@ -68,7 +68,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
             debug!(credential = %self.credential.name, micros, "refresh token replaced");
         }
-        self.writer.publish(token, succession);
+        self.publish(token, succession);
         if !is_new {
             self.demands.withdraw_beyond(generation);
         }
@@ -193,11 +193,17 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
     }
 
+    /// Puts a token in use, with its fingerprint.
+    pub(super) fn publish(&mut self, token: AccessToken, succession: Succession) {
+        let fingerprint = self.fingerprints.of(token.as_str());
+        self.writer.publish(token.fingerprinted(fingerprint), succession);
+    }
+
     /// This token, as the log shows it.
     pub(super) fn issued(&self, token: &AccessToken, now: Moment) -> Issued {
         Issued {
             generation: token.generation().number(),
-            fingerprint: self.fingerprints.of(token.as_str()),
+            fingerprint: self.fingerprints.of(token.as_str()).to_string(),
             tenant: token.tenant().as_deref().map(printable),
             scopes: token.scopes().to_vec(),
             lifetime: token.issued().until(token.expires()),

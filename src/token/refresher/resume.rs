@@ -31,7 +31,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             let resumed = self.issued(&token, self.clock.now());
             self.trail.set_rotations(self.durable.state().rotations);
             self.trail.resumed(resumed);
-            self.writer.publish(token, Succession::Anew);
+            self.publish(token, Succession::Anew);
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::STEP_TIMEOUT;
-use super::request::{REQUEST_ID, Request};
+use super::request::{Request, TEST_ID};
 
 /// The body of bearerd's own answer to a login request without scopes.
 pub const LOGIN: &str = r#"{"access_token":"bearerd-local","token_type":"bearer","expires_in":86399,"refresh_token":"bearerd-local"}"#;
@@ -31,6 +31,7 @@ const ALLOWED_FIELDS: &[&str] = &[
     "www-authenticate",
     "x-body-bytes",
     "x-request-id",
+    "x-test-id",
     "x-seen-path",
 ];
 
@@ -312,6 +313,12 @@ impl Reply {
     }
 }
 
+/// Every response has the identifier of its request.
+pub(super) fn assert_identified(reply: &Reply) {
+    let ids = reply.all("x-request-id");
+    assert!(ids.len() == 1 && ids[0].bytes().all(|byte| byte.is_ascii_graphic()), "no identifier: {reply:?}");
+}
+
 /// Checks what holds for every response.
 pub fn police(reply: &Reply, id: &str) {
     for (name, value) in &reply.fields {
@@ -319,6 +326,7 @@ pub fn police(reply: &Reply, id: &str) {
         assert!(!value.contains("Bearer tok_"), "a token in {name}");
     }
     assert!(find(&reply.body, b"tok_").is_none(), "a token in the body: {}", reply.text());
+    assert_identified(reply);
     match reply.problem() {
         // A problem of bearerd: complete, and never a 401.
         Some(problem) => {
@@ -334,7 +342,7 @@ pub fn police(reply: &Reply, id: &str) {
         None if reply.is_stub() => {}
         // An answer of the API, which copies the request's id.
         None => {
-            assert_eq!(reply.get(REQUEST_ID), Some(id), "the answer to another request: {reply:?}");
+            assert_eq!(reply.get(TEST_ID), Some(id), "the answer to another request: {reply:?}");
             assert!(reply.all("via").iter().any(|via| via.contains("bearerd-")), "{reply:?}");
             assert_eq!(reply.get("proxy-status"), None);
         }

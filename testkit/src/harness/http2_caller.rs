@@ -10,8 +10,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use super::STEP_TIMEOUT;
-use super::caller::{Reply, Socket};
-use super::request::{Body, REQUEST_ID, Request};
+use super::caller::{Reply, Socket, assert_identified};
+use super::request::{Body, Request, TEST_ID};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -52,7 +52,7 @@ impl Http2Caller {
         let mut built = http::Request::builder()
             .method(request.method)
             .uri(format!("{}{}", self.origin, request.target))
-            .header(REQUEST_ID, &id)
+            .header(TEST_ID, &id)
             .header("authorization", "Bearer the-callers-own");
         for (name, value) in &request.fields {
             built = built.header(name, value);
@@ -76,8 +76,9 @@ impl Http2Caller {
         }
         let reply = Reply { status, reason: String::new(), fields, body };
         assert!(!reply.text().contains("tok_"), "a token in the body");
+        assert_identified(&reply);
         if reply.code().is_none() && !reply.is_stub() {
-            assert_eq!(reply.get(REQUEST_ID), Some(id.as_str()), "the answer to another request");
+            assert_eq!(reply.get(TEST_ID), Some(id.as_str()), "the answer to another request");
         }
         reply
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// The field with a request's id; the scripted API copies it into its answer.
-pub const REQUEST_ID: &str = "x-request-id";
+pub const TEST_ID: &str = "x-test-id";
 
 /// A request to send.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ impl Request {
         if !self.has("host") {
             let _ = write!(head, "host: {host}\r\n");
         }
-        let _ = write!(head, "{REQUEST_ID}: {id}\r\n");
+        let _ = write!(head, "{TEST_ID}: {id}\r\n");
         // What a legacy application might send of its own must never reach the API.
         if !self.has("authorization") {
             head += "authorization: Bearer the-callers-own\r\n";

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::harness::Internet;
-use testkit::harness::request::REQUEST_ID;
+use testkit::harness::request::TEST_ID;
 
 /// A token endpoint, the client it knows, and the API that accepts its tokens.
 #[derive(Clone, Debug, Default)]
@@ -289,8 +289,8 @@ impl Shared {
         run.calls.push(Call { method: head.method.to_string(), path: path.to_owned(), accept, status });
         let body = if body.is_empty() && status == 200 { content(path) } else { body.to_owned() };
         let mut response = answer_with(status, &fields, body);
-        if let Some(id) = head.headers.get(REQUEST_ID) {
-            response.headers_mut().insert(REQUEST_ID, id.clone());
+        if let Some(id) = head.headers.get(TEST_ID) {
+            response.headers_mut().insert(TEST_ID, id.clone());
         }
         response
     }

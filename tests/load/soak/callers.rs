@@ -67,7 +67,7 @@ async fn ask(soak: &Soak, connection: &mut Connection) {
 }
 
 fn head(path: &str, more: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {}\r\n{more}\r\n", new_id())
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-test-id: {}\r\n{more}\r\n", new_id())
 }
 
 /// Reads an answer in small pieces with pauses; half of the callers leave before its end.

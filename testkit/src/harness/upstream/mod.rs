@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::attempts::{Attempts, Outcome};
-use super::request::REQUEST_ID;
+use super::request::TEST_ID;
 use crate::api::{Api, Script};
 use crate::authorization_server::Introspection;
 use crate::server::Body;
@@ -204,8 +204,8 @@ impl Script for Scripted {
 
     fn complete(&self, head: &Parts, response: &mut Response<Body>) {
         let fields = response.headers_mut();
-        if let Some(id) = head.headers.get(REQUEST_ID) {
-            fields.insert(REQUEST_ID, id.clone());
+        if let Some(id) = head.headers.get(TEST_ID) {
+            fields.insert(TEST_ID, id.clone());
         }
         fields.insert("server", HeaderValue::from_static("scripted"));
         // Fields that concern one connection, or lead callers elsewhere: they must end at the proxy.
@@ -225,7 +225,7 @@ impl Scripted {
 
 /// The request's id; empty if it has none.
 fn id(head: &Parts) -> &str {
-    head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()
+    head.headers.get(TEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()
 }
 
 fn seen(head: &Parts) -> Seen {

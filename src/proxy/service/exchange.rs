@@ -1,0 +1,177 @@
+//! An exchange of a request and its response, from the request head to the end of the response.
+//!
+//! An exchange ends when hyper has the last byte of the response, or when either side aborts.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::CONNECTION;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Version};
+use tokio::time::Instant;
+
+use super::access_log;
+use super::outcome::{Finished, Outcome, RouteLabels, Stopwatch};
+use crate::config::Sampling;
+use crate::http::{RequestId, TraceContext};
+use crate::proxy::auth::authorize::{Authorization, TokenWait};
+use crate::proxy::downstream::progress::{Progress, Side};
+use crate::proxy::downstream::protocol::End;
+use crate::proxy::downstream::state::ClientConnection;
+use crate::proxy::error::ProxyError;
+use crate::proxy::message::headers;
+
+const CALLER_STALLED: &str = "the caller stopped reading the response";
+
+/// An exchange in progress. Dropping it ends it and writes the log entry.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The connection that the request came on.
+    pub caller: Rc<ClientConnection>,
+    /// The progress of the response.
+    pub progress: Rc<Progress>,
+    /// The protocol version of the request.
+    pub version: Version,
+    /// Whether a caller of HTTP/1.0 asked to keep the connection (RFC 9112 §9.3).
+    pub keeps_http10: bool,
+    /// The identifier of the request, for the upstream, the caller and the log.
+    pub request_id: RequestId,
+    /// The trace that the caller names.
+    pub trace: Option<TraceContext>,
+    /// The time that the request may wait for tokens.
+    pub token_wait: TokenWait,
+    /// The client's address according to a trusted proxy.
+    client_address: Option<IpAddr>,
+    started: Instant,
+    method: Method,
+    target: Option<PathAndQuery>,
+    labels: Option<Rc<RouteLabels>>,
+    sampling: Sampling,
+    /// The time until the upstream's response head, for the log.
+    upstream: Stopwatch,
+    pub(super) outcome: Outcome,
+}
+
+/// What an exchange needs to know of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct ExchangeSettings {
+    /// Which exchanges are logged.
+    pub sampling: Sampling,
+    /// How long a request may wait for tokens.
+    pub token_wait: Duration,
+}
+
+impl Exchange {
+    /// Begins an exchange; `client_address` is the caller's according to a trusted proxy.
+    pub fn begin<B>(
+        request: &Request<B>,
+        caller: Rc<ClientConnection>,
+        progress: Rc<Progress>,
+        client_address: Option<IpAddr>,
+        settings: ExchangeSettings,
+    ) -> Self {
+        caller.request_begun();
+        progress.begin(None);
+        Self {
+            caller,
+            progress,
+            version: request.version(),
+            keeps_http10: request.version() == Version::HTTP_10
+                && headers::has_member(request.headers(), &CONNECTION, "keep-alive"),
+            request_id: RequestId::of(request.headers()),
+            trace: TraceContext::of(request.headers()),
+            token_wait: TokenWait::new(settings.token_wait),
+            client_address,
+            started: Instant::now(),
+            method: request.method().clone(),
+            target: request.uri().path_and_query().cloned(),
+            labels: None,
+            sampling: settings.sampling,
+            upstream: Stopwatch::default(),
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// The client's address: according to a trusted proxy, else the peer's. `None` for a Unix socket.
+    pub fn origin(&self) -> Option<IpAddr> {
+        self.client_address.or_else(|| self.caller.peer.get().ip())
+    }
+
+    /// Whether there is an access log.
+    pub const fn is_logged(&self) -> bool {
+        self.sampling.is_on()
+    }
+
+    /// Records the route.
+    pub fn routed(&mut self, labels: &Rc<RouteLabels>) {
+        self.labels = Some(Rc::clone(labels));
+    }
+
+    /// Records an attempt to send the request, with this token.
+    pub fn sent(&mut self, authorization: Option<&Authorization>) {
+        self.outcome.sent(authorization);
+        self.progress.is_sent.set(true);
+        self.awaits_upstream();
+    }
+
+    /// The request begins to wait for the upstream: for a connection, or for its response head.
+    pub fn awaits_upstream(&mut self) {
+        if self.sampling.is_on() {
+            self.upstream.start();
+        }
+    }
+
+    /// The wait for the upstream has ended.
+    pub fn awaited_upstream(&mut self) {
+        self.upstream.stop();
+    }
+
+    /// Records an error response.
+    pub fn failed(&mut self, error: &ProxyError) {
+        self.outcome.status = Some(error.status());
+        self.outcome.code = Some(error.code());
+        self.outcome.error = Some(error.explain().into());
+    }
+
+    /// Which side stalled, if a stall ended the response.
+    fn stalled(&self) -> Option<&'static str> {
+        match self.progress.stalled() {
+            Some(Side::Upstream) => Some("the upstream stopped sending its response"),
+            Some(Side::Caller) => Some(CALLER_STALLED),
+            None => (self.caller.wanted_end() == Some(End::WriteTimeout)).then_some(CALLER_STALLED),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.progress.awaits_nobody();
+        self.caller.request_ended();
+        let stalled = self.stalled();
+        let outcome = &mut self.outcome;
+        if outcome.status.is_none() {
+            outcome.error =
+                Some("the caller disconnected, or its connection was cut, before a response".into());
+        }
+        if let (Some(why), None) = (stalled, &outcome.error) {
+            // hyper may have the whole response, but the caller did not read it.
+            outcome.is_complete = false;
+            outcome.error = Some(why.into());
+        }
+        let finished = Finished {
+            request_id: &self.request_id,
+            trace: self.trace.as_ref(),
+            caller: self.caller.names().first().map(String::as_str),
+            client_address: self.origin(),
+            method: &self.method,
+            target: self.target.as_ref(),
+            labels: self.labels.as_deref(),
+            outcome: &self.outcome,
+            started: self.started,
+            token_wait: self.token_wait.spent(),
+            upstream: &self.upstream,
+        };
+        access_log::write(&finished, self.sampling);
+    }
+}
