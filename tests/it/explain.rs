@@ -330,7 +330,7 @@ async fn the_daemon_does_what_the_explanation_says() {
         }
         let seen = world.upstream.requests().pop().unwrap();
         assert!(report["upstream"].as_str().unwrap().ends_with(&seen.target), "{report}: {seen:?}");
-        let varies = |name: &str| matches!(name, "cdn-loop" | "authorization");
+        let varies = |name: &str| matches!(name, "cdn-loop" | "authorization" | "x-request-id");
         let mut said: Vec<(String, String)> =
             serde_json::from_value(report["fields"]["sent"].clone()).unwrap();
         let mut received = seen.fields.clone();
