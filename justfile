@@ -41,8 +41,9 @@ load *cases="slow idle memory drain restart hangups": build
 soak minutes="10": build
     cargo test --locked --quiet --test load -- target/release/bearerd soak={{minutes}}
 
+# Build the release; `--version` and the metrics name the commit.
 build:
-    cargo build --release --locked
+    BEARERD_COMMIT="${BEARERD_COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || true)}" cargo build --release --locked
 
 # Make the fastest build, guided by a profile of a run under load (needs llvm-profdata; prints how to get it).
 profiled:

@@ -23,6 +23,7 @@
 //! - [`systemd`] takes sockets from systemd, and reports to it.
 //! - [`memory`] keeps the process's memory from other processes and from core dumps.
 //! - [`descriptors`] divides the file descriptors between client and upstream connections.
+//! - [`version`] is the version and the commit of the build.
 //! - [`cli`] parses the command line and runs the commands.
 //! - [`demo`] contains the authorization server and the API of `bearerd demo`.
 //!
@@ -53,5 +54,6 @@ pub mod lifecycle;
 pub mod memory;
 pub mod reload;
 pub mod systemd;
+pub mod version;
 
 pub mod demo;

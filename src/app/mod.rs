@@ -96,6 +96,18 @@ impl Daemon {
     ///
     /// [`StartError`], except about a TCP address or a state.
     pub fn try_out(config: &Config) -> Result<(), StartError> {
+        Certificates::new(config.server.tls.as_ref())?;
+        listen_sockets::check(&config.server)?;
+        Self::settings(config, "bearerd").map(|_| ())
+    }
+
+    /// Builds the settings of the request path, without tokens and connections. `instance` is the daemon's pseudonym in
+    /// header fields.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] about a credential or an upstream.
+    pub fn settings(config: &Config, instance: &str) -> Result<ServiceSettings, StartError> {
         let trust = Trust::default();
         let clock = Clock::system();
         let mut sources = Vec::new();
@@ -104,8 +116,6 @@ impl Daemon {
             let durable = DurableState::in_memory(clock);
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
-        Certificates::new(config.server.tls.as_ref())?;
-        listen_sockets::check(&config.server)?;
         let resources = Resources {
             trust: &trust,
             sources: &sources,
@@ -113,7 +123,8 @@ impl Daemon {
             descriptors: &Slots::new(0),
             workers: config.server.workers,
         };
-        serve(config, resources, &InForce::default(), None).map(|_| ())
+        let served = serve(config, resources, &InForce::default(), None)?;
+        Ok(ServiceSettings::new(config, served.table, instance.to_owned(), clock))
     }
 
     /// Binds, builds and starts everything. The admin address passes reload requests to `reloads`; `passed` sockets take the

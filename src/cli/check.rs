@@ -7,7 +7,9 @@ use super::{online, output, states};
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config;
-use crate::config::Environment;
+use crate::config::source::file;
+use crate::config::source::file::Content;
+use crate::config::{Diagnostics, Environment};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
@@ -16,6 +18,9 @@ pub(super) struct Check {
     /// Also make one token request for each credential and one connection to each upstream
     #[arg(long)]
     online: bool,
+    /// Print the configuration as TOML, with defaults and overrides of the environment, secrets masked
+    #[arg(long, conflicts_with = "online")]
+    print: bool,
 }
 
 pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
@@ -23,7 +28,10 @@ pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
         Ok(path) => path,
         Err(code) => return code,
     };
-    let outcome = config::load(&path, environment).and_then(states::check);
+    let (text, outcome) = match file::read(&path).and_then(Content::into_text) {
+        Ok(text) => (text.clone(), config::parse(&path, text, environment).and_then(states::check)),
+        Err(error) => (String::new(), Err(Box::new(Diagnostics::unreadable(&path, &error)))),
+    };
     let diagnostics = match &outcome {
         Ok(checked) => &checked.warnings,
         Err(diagnostics) => diagnostics,
@@ -46,12 +54,18 @@ pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
                 }
                 return BAD_CONFIGURATION;
             }
-            output::line(format_args!(
+            let summary = format!(
                 "{}: ok ({}, {}{warnings})",
                 path.display(),
                 counted(config.routes.len(), "route"),
                 counted(config.credentials.len(), "credential"),
-            ));
+            );
+            if check.print {
+                output::error_line(summary);
+                output::bytes(config::print(&text, config, environment).as_bytes());
+                return OK;
+            }
+            output::line(summary);
             if check.online { online::online(config).await } else { OK }
         }
         Err(_) => {

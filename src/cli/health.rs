@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::admin::{AdminAddress, AdminClient, not_an_admin_address};
+use tokio::time::Instant;
+
+use super::admin::{AdminAddress, AdminClient, AdminError, Answer, not_an_admin_address};
+use super::argument::duration;
 use super::exit_code::{FAILED, OK};
 use super::output;
 use crate::config::Environment;
@@ -14,14 +17,25 @@ pub(super) struct Health {
     /// Check readiness instead of liveness
     #[arg(long)]
     ready: bool,
+    /// Keep asking until the check holds, at most for this long
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    wait: Option<Duration>,
 }
 
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// The pause between two checks of `--wait`.
+const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
     let path = if health.ready { "/readyz?verbose" } else { "/livez" };
-    let answer = async { AdminClient::new(health.address, environment)?.get(path, TIMEOUT).await };
-    match answer.await {
+    let answer = match AdminClient::new(health.address, environment) {
+        Ok(client) => match health.wait {
+            Some(wait) => repeated(&client, path, wait).await,
+            None => client.get(path, TIMEOUT).await,
+        },
+        Err(error) => Err(error),
+    };
+    match answer {
         Ok(answer) if !is_ours(&answer.text) => {
             output::error_line(not_an_admin_address(&answer));
             FAILED
@@ -31,6 +45,20 @@ pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
             if answer.is_success() { OK } else { FAILED }
         }
         Err(error) => error.report(environment),
+    }
+}
+
+/// Asks until the check holds, and returns the last answer. A daemon that does not answer may be one that starts.
+async fn repeated(client: &AdminClient, path: &str, wait: Duration) -> Result<Answer, AdminError> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let answer = client.get(path, TIMEOUT.min(left.max(PAUSE))).await;
+        let holds = answer.as_ref().is_ok_and(|answer| answer.is_success() && is_ours(&answer.text));
+        if holds || Instant::now() + PAUSE >= deadline {
+            return answer;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

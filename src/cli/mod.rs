@@ -1,32 +1,37 @@
 //! The command line: parses the arguments, runs the command, and returns its exit code.
 
 mod admin;
+mod argument;
 mod browser;
 mod check;
+mod completions;
 mod config_file;
 mod demo;
 mod exit_code;
+mod explain;
 mod forget;
 mod health;
 mod keygen;
 mod login;
+mod man;
 mod online;
 pub mod output;
 mod refresh;
 mod run;
+mod schema;
 mod states;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::config_file::ConfigFile;
 use crate::config::Environment;
-use crate::memory;
+use crate::{memory, version};
 
 /// Reverse proxy that adds OAuth 2.0 bearer tokens to requests of applications without OAuth support.
 #[derive(Debug, Parser)]
-#[command(name = "bearerd", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "bearerd", version = version::text(), max_term_width = 100, propagate_version = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -38,6 +43,9 @@ enum Command {
     Run(ConfigFile),
     /// Check the configuration and print every problem, without listening on an address
     Check(check::Check),
+    /// Explain what would become of a request
+    #[command(after_help = explain::HELP)]
+    Explain(explain::Explain),
     /// Check the health of a running daemon
     Health(health::Health),
     /// Make a running daemon request a new token now
@@ -54,6 +62,15 @@ enum Command {
     /// Run a demonstration on loopback, with its own authorization server and API
     #[command(after_help = demo::HELP)]
     Demo(demo::Demo),
+    /// Print the JSON Schema of the configuration
+    #[command(after_help = schema::HELP)]
+    Schema,
+    /// Print the completion script of a shell
+    #[command(after_help = completions::HELP)]
+    Completions(completions::Completions),
+    /// Print the manual page
+    #[command(after_help = man::HELP)]
+    Man(man::Pages),
 }
 
 /// Parses the command line and runs the command.
@@ -73,12 +90,16 @@ pub async fn main() -> ExitCode {
     let code = match arguments.command {
         Command::Run(file) => run::run(file, &Environment::process()).await,
         Command::Check(check) => check::check(check, &Environment::process()).await,
+        Command::Explain(explain) => explain::explain(explain, &Environment::process()),
         Command::Health(health) => health::health(health, &Environment::process()).await,
         Command::Refresh(refresh) => refresh::refresh(refresh, &Environment::process()).await,
         Command::Login(login) => login::login(login, &Environment::process()).await,
         Command::Forget(forget) => forget::forget(&forget, &Environment::process()),
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
+        Command::Schema => schema::schema(),
+        Command::Completions(shell) => completions::completions(&shell, Arguments::command()),
+        Command::Man(pages) => man::man(&pages, Arguments::command()),
     };
     ExitCode::from(output::exit_code(code))
 }

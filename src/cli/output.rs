@@ -24,6 +24,12 @@ pub fn line(text: impl Display) {
     written(writeln!(out, "{text}").and_then(|()| out.flush()));
 }
 
+/// Writes whole text to standard output.
+pub(super) fn bytes(text: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    written(out.write_all(text).and_then(|()| out.flush()));
+}
+
 /// Remembers a failure to write standard output, unless the reader has closed the stream.
 pub(super) fn written(outcome: std::io::Result<()>) {
     if let Err(error) = outcome

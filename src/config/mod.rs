@@ -127,6 +127,11 @@ pub fn parse(path: &Path, text: String, environment: &Environment) -> Result<Che
     resolve::resolve(document, &folder_of(path), environment)
 }
 
+/// The text of a configuration that was checked as `config`, as TOML with defaults and overrides, and without secrets.
+pub fn print(text: &str, config: &Config, environment: &Environment) -> String {
+    source::print::print(text, config, environment)
+}
+
 /// Finds the configuration file: the flag, `$BEARERD_CONFIG`, `./proxy.toml`, `/etc/bearerd/proxy.toml`.
 ///
 /// # Errors

@@ -44,7 +44,18 @@ fn output_that_cannot_be_written_is_a_failure_of_every_command() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bearerd"));
         command.args(arguments).env_clear().current_dir(folder.path()).stdout(out).output().unwrap()
     };
-    for arguments in [&["keygen"][..], &["check"], &["--help"], &["--version"], &["keygen", "--help"]] {
+    for arguments in [
+        &["keygen"][..],
+        &["check"],
+        &["--help"],
+        &["--version"],
+        &["keygen", "--help"],
+        &["completions", "bash"],
+        &["man"],
+        &["schema"],
+        &["check", "--print"],
+        &["explain", "GET", "/"],
+    ] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = run(arguments, Stdio::from(full));
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");

@@ -2,43 +2,59 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bearerd::config::source::section::Section;
-use bearerd::config::{Checked, Config, Environment, parse};
+use bearerd::config::source::shipped::EXAMPLES;
+use bearerd::config::{Checked, Config, Diagnostics, Environment, parse};
 
-fn shipped() -> String {
+pub(crate) fn shipped() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy.toml")).unwrap()
 }
 
-fn checked(text: &str) -> Checked {
-    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-    let environment = Environment::from([
-        ("API_CLIENT_SECRET", "x"),
-        ("API_STATE_KEY", key),
-        ("ADMIN_TOKEN", "x"),
-        ("CXONE_CLIENT_SECRET", "x"),
-        ("CXONE_DEVTEST_CLIENT_SECRET", "x"),
-        ("CXONE_ACCESS_KEY_SECRET", "x"),
-        ("GENESYS_CLIENT_SECRET", "x"),
-        ("CXONE_STATE_KEY", key),
-    ]);
-    let folder = tempfile::tempdir().unwrap();
-    let pki = testkit::pki::Pki::new(&["localhost"]).unwrap();
-    std::fs::create_dir(folder.path().join("certs")).unwrap();
-    let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
-    for (name, content) in [
-        ("ca.pem", pki.authority_pem().to_owned()),
-        ("client.pem", client.cert.pem()),
-        ("client-key.pem", client.signing_key.serialize_pem()),
-        ("assertion.pem", client.signing_key.serialize_pem()),
-        ("server.pem", pki.server().certificate.clone()),
-        ("server-key.pem", pki.server().key.clone()),
-    ] {
-        std::fs::write(folder.path().join("certs").join(name), content).unwrap();
+/// The folder and the environment that the shipped configuration and the recipes need.
+pub(crate) struct Setting {
+    folder: tempfile::TempDir,
+    pub(crate) environment: Environment,
+}
+
+impl Setting {
+    pub(crate) fn new() -> Self {
+        let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+        let environment = Environment::from([
+            ("API_CLIENT_SECRET", "x"),
+            ("API_STATE_KEY", key),
+            ("ADMIN_TOKEN", "x"),
+            ("CXONE_CLIENT_SECRET", "x"),
+            ("CXONE_DEVTEST_CLIENT_SECRET", "x"),
+            ("CXONE_ACCESS_KEY_SECRET", "x"),
+            ("GENESYS_CLIENT_SECRET", "x"),
+            ("CXONE_STATE_KEY", key),
+        ]);
+        let folder = tempfile::tempdir().unwrap();
+        let pki = testkit::pki::Pki::new(&["localhost"]).unwrap();
+        std::fs::create_dir(folder.path().join("certs")).unwrap();
+        let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        for (name, content) in [
+            ("ca.pem", pki.authority_pem().to_owned()),
+            ("client.pem", client.cert.pem()),
+            ("client-key.pem", client.signing_key.serialize_pem()),
+            ("assertion.pem", client.signing_key.serialize_pem()),
+            ("server.pem", pki.server().certificate.clone()),
+            ("server-key.pem", pki.server().key.clone()),
+        ] {
+            std::fs::write(folder.path().join("certs").join(name), content).unwrap();
+        }
+        Self { folder, environment }
     }
-    let checked = parse(&folder.path().join("proxy.toml"), text.to_owned(), &environment);
-    checked.unwrap_or_else(|problems| panic!("{problems}"))
+
+    pub(crate) fn parse(&self, text: &str) -> Result<Checked, Box<Diagnostics>> {
+        parse(&self.folder.path().join("proxy.toml"), text.to_owned(), &self.environment)
+    }
+}
+
+fn checked(text: &str) -> Checked {
+    Setting::new().parse(text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 fn resolved(text: &str) -> Config {
@@ -57,36 +73,22 @@ fn warnings(text: &str) -> Vec<(String, String)> {
 }
 
 /// A commented-out key: `#key = value`.
-fn is_commented_key(line: &str) -> bool {
+pub(crate) fn is_commented_key(line: &str) -> bool {
     line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
 }
 
 /// Keys without a default, whose line shows an example.
 fn is_example(line: &str) -> bool {
-    const EXAMPLES: [&str; 11] = [
-        "#host = ",
-        "#host_header = ",
-        "#allow = ",
-        "#ca_file = ",
-        "#client_certificate = ",
-        "#client_key = ",
-        "#server_name = ",
-        "#proxy = ",
-        "#token = ",
-        // Of a route: without the key, the limit is the server's.
-        "#body_timeout = \"60s\"",
-        "#body_rate = \"0\"",
-    ];
     EXAMPLES.iter().any(|key| line.starts_with(key))
 }
 
 /// A commented-out section: an example up to the next empty line.
-fn is_commented_section(line: &str) -> bool {
+pub(crate) fn is_commented_section(line: &str) -> bool {
     line.starts_with("#[")
 }
 
 /// The file with commented-out keys uncommented: keys that show a default, or all keys.
-fn uncommented(with_examples: bool) -> String {
+pub(crate) fn uncommented(with_examples: bool) -> String {
     let mut is_in_example = false;
     shipped().lines().fold(String::new(), |mut text, line| {
         is_in_example = is_commented_section(line) || (is_in_example && !line.is_empty());
@@ -101,7 +103,7 @@ fn uncommented(with_examples: bool) -> String {
 }
 
 /// A resolved configuration as text, without the parts that differ between two readings.
-fn shape(config: &Config) -> String {
+pub(crate) fn shape(config: &Config) -> String {
     format!("{config:#?}")
 }
 
@@ -119,15 +121,18 @@ fn the_shipped_configuration_warns_of_the_one_value_to_fill_in() {
     assert_eq!(warnings(&shipped().replace("your-client-id", "4711")), []);
 }
 
+/// The recipes, each with its path.
+pub(crate) fn recipes() -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let recipes = files.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    recipes.map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
 /// The recipes name tenants of tutorials, and values to fill in by words that begin with "your-".
 #[test]
 fn a_recipe_warns_of_values_to_fill_in_and_of_tutorials_only() {
-    for recipe in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes")).unwrap() {
-        let path = recipe.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "toml") {
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).unwrap();
+    for (path, text) in recipes() {
         for (title, line) in warnings(&text) {
             let is_expected = match title.as_str() {
                 "looks like a placeholder" => line.contains("\"your-") || line.contains("//your-"),

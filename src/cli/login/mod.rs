@@ -21,13 +21,13 @@ use self::callback::{BindError, Callback};
 use self::destination::{Destination, StoreError};
 use self::paste::{LongLines, Pasted};
 use super::admin::{AdminAddress, AdminClient};
+use super::argument::duration;
 use super::config_file::UnknownCredential;
 use super::exit_code::{FAILED, OK};
 use super::{browser, config_file, output};
 use crate::clock::Clock;
 use crate::config;
 use crate::config::model::levels;
-use crate::config::source::units;
 use crate::config::{Credential, Environment, Log, LogFormat, LogOutput, Sampling};
 use crate::telemetry::log;
 use crate::tls::client::Trust;
@@ -60,10 +60,6 @@ pub(super) struct Login {
     /// How long to wait for the user
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     timeout: Duration,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<units::Duration>().map(|duration| duration.0)
 }
 
 #[derive(Debug, thiserror::Error)]

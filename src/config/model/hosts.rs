@@ -34,6 +34,12 @@ impl Hosts {
         Ok(())
     }
 
+    /// A host of the set: the first name, else one with the first suffix, else `localhost`.
+    pub fn example(&self) -> String {
+        let suffixed = || self.suffixes.first().map(|suffix| format!("host{suffix}"));
+        self.exact.first().cloned().or_else(suffixed).unwrap_or_else(|| "localhost".to_owned())
+    }
+
     /// Whether the set contains this host, given without a port. The comparison ignores case.
     pub fn contain(&self, host: &str) -> bool {
         self.any
@@ -90,6 +96,18 @@ mod tests {
             assert!(!ours.contain(no), "{no}");
         }
         assert!(hosts(&["*"]).contain("anything"));
+    }
+
+    #[test]
+    fn the_example_of_a_set_is_one_of_its_hosts() {
+        for (names, example) in [
+            (&["*", "*.a.test", "b.test", "c.test"][..], "b.test"),
+            (&["*.a.test"], "host.a.test"),
+            (&["*"], "localhost"),
+        ] {
+            assert_eq!(hosts(names).example(), example);
+            assert!(hosts(names).contain(example));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Keys whose value is one of several strings.
 
 use super::reader::{Reader, Value, Written};
+use super::shape::{Shape, Shaped};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
 use crate::config::model::log::LogFormat;
@@ -19,6 +20,12 @@ macro_rules! choices {
         impl Value for $name {
             fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 reader.choice(value, path, Self::CHOICES)
+            }
+        }
+
+        impl Shaped for $name {
+            fn shape() -> Shape {
+                Shape::Choice(Self::CHOICES.iter().map(|(text, _)| *text).collect())
             }
         }
     )*};
@@ -103,5 +110,12 @@ impl Value for Option<Grant> {
         let mut choices = vec![("", None)];
         choices.extend(Grant::CHOICES.iter().map(|(name, grant)| (*name, Some(*grant))));
         reader.choice(value, path, &choices)
+    }
+}
+
+impl Shaped for Option<Grant> {
+    fn shape() -> Shape {
+        let names = Grant::CHOICES.iter().map(|(name, _)| *name);
+        Shape::Choice(std::iter::once("").chain(names).collect())
     }
 }

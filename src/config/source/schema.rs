@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::choice::{ClientAuth, Encoded, Grant, Provider, RewrittenLink, Upgrade};
-use super::diagnostics::Problem;
 use super::reader::{Key, Reader, Table, Value, Written};
+use super::shape::{Shape, Shaped, shapes};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
@@ -47,6 +46,12 @@ macro_rules! tables {
 
             fn from_table(table: &DeTable<'_>, path: &str, reader: &mut Reader<'_>) -> Self {
                 Self { $($key: reader.key(table, path, stringify!($key)),)* }
+            }
+        }
+
+        impl Shaped for $name {
+            fn shape() -> Shape {
+                Shape::Table(vec![$((stringify!($key), <$type>::shape())),*])
             }
         }
     )*};
@@ -324,6 +329,12 @@ impl Value for Option<Breaker> {
     }
 }
 
+shapes! {
+    Option<Breaker>: Shape::OneOf(vec![Shape::Choice(vec!["off"]), Breaker::shape()]),
+    Claim: Shape::Claim,
+    Sampling: Shape::OneOf(vec![Shape::Bool, Shape::Share]),
+}
+
 /// `true`, `false`, or a share.
 impl Value for Sampling {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
@@ -362,52 +373,4 @@ fn json(value: &DeValue<'_>) -> Option<serde_json::Value> {
         DeValue::Array(list) => list.iter().map(|entry| json(entry.get_ref())).collect::<Option<_>>()?,
         DeValue::Datetime(_) | DeValue::Table(_) => return None,
     })
-}
-
-impl Value for SecretSource {
-    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        const EXPECTED: &str = "{ env = \"NAME\" }, { file = \"path\" } or a string";
-        let table = match value.get_ref() {
-            DeValue::String(text) => return Some(Self::Plain(SecretString::from(text.to_string()))),
-            DeValue::Table(table) => table,
-            _ => return reader.mistyped(value, path, EXPECTED),
-        };
-        let text = |key| table.get(key).and_then(|value: &Written<'_>| value.get_ref().as_str());
-        match (text("env"), text("file")) {
-            (Some(name), None) if table.len() == 1 => variable(name, value, path, reader),
-            (None, Some(file)) if table.len() == 1 => Some(Self::File(file.into())),
-            (Some(_), Some(_)) => reader.invalid(value, path, "either `env` or `file`, not both"),
-            _ => reader.invalid(value, path, EXPECTED),
-        }
-    }
-}
-
-/// The source of a secret in the variable with this name. A text that is no name may hold the secret itself.
-fn variable(name: &str, value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<SecretSource> {
-    let is_name = |text: &str| {
-        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
-    };
-    if is_name(name) {
-        return Some(SecretSource::Environment(name.to_owned()));
-    }
-    let reference = name
-        .strip_prefix('$')
-        .map(|name| name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name));
-    let (title, help) = match (name.split_once('='), reference) {
-        (Some(_), _) => (
-            "has a name and a value in `env`",
-            "write the name only, and set the variable in the daemon's environment",
-        ),
-        (None, Some(reference)) if is_name(reference) => (
-            "has a reference to a variable in `env`",
-            "write the name only, without `$` and braces: bearerd reads the variable itself",
-        ),
-        (None, _) if name.is_empty() => ("has an empty `env`", "write the name of an environment variable"),
-        _ => (
-            "has a text in `env` that is not the name of an environment variable",
-            "write the name of a variable that holds the secret, such as \"API_CLIENT_SECRET\"",
-        ),
-    };
-    reader.problems.push(Problem::error(value.span(), format!("`{path}` {title}")).help(help));
-    None
 }

@@ -223,7 +223,7 @@ impl ProxyError {
     }
 
     /// The cause and a remedy, for a person; contains no secret and no address.
-    fn detail(&self) -> String {
+    pub fn detail(&self) -> String {
         let text = match self {
             Self::CallerNotAllowed => "No network in server.allow_from contains the client's address.",
             Self::CertificateNotAllowed => {

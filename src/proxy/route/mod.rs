@@ -247,6 +247,11 @@ impl Table {
         prefixes.routes.get(key_of(prefix)).map(|index| &self.routes[*index])
     }
 
+    /// The place of a route of this table in the configuration.
+    pub fn position(&self, route: &Route) -> Option<usize> {
+        self.routes.iter().position(|own| std::ptr::eq(own, route))
+    }
+
     /// Every route.
     pub fn routes(&self) -> &[Route] {
         &self.routes

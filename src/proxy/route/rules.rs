@@ -49,24 +49,63 @@ impl Rules {
     ///
     /// [`ProxyError::BadRequest`] for an ambiguous path; [`ProxyError::RequestDenied`] for a denied request.
     pub fn check(&self, method: &Method, target: &Target<'_>, prefix: &Prefix) -> Result<(), ProxyError> {
+        self.ruling(method, target, prefix).verdict()
+    }
+
+    /// The rule that decides about a request.
+    pub fn ruling(&self, method: &Method, target: &Target<'_>, prefix: &Prefix) -> Ruling<'_> {
         if target.is_ambiguous && self.refuses_ambiguous {
-            return Err(ProxyError::BadRequest(
-                "servers interpret this path in different ways, and this route refuses such paths (see `encoded`)",
-            ));
+            return Ruling::Ambiguous;
         }
         let protected = self.protected.iter().filter(|(pattern, _)| pattern.may_have_method(method));
-        if any_covers(protected.map(|(pattern, from)| (pattern, *from)), || prefix.strip(target.path)) {
-            return Err(ProxyError::RequestDenied(Denial::Protected));
+        let protected = protected.map(|(pattern, from)| (pattern, *from));
+        if let Some(pattern) = first_that_covers(protected, || prefix.strip(target.path)) {
+            return Ruling::Protected(pattern);
         }
         let deny = self.deny.iter().filter(|pattern| pattern.may_have_method(method));
-        if any_covers(deny.map(|pattern| (pattern, pattern.start())), || target.path) {
-            return Err(ProxyError::RequestDenied(Denial::Denied));
+        let deny = deny.map(|pattern| (pattern, pattern.start()));
+        if let Some(pattern) = first_that_covers(deny, || target.path) {
+            return Ruling::Denied(pattern);
         }
+        let Some(allow) = &self.allow else { return Ruling::Unruled };
         let allows =
-            |pattern: &Pattern| pattern.has_method(method) && matches_as_written(pattern, target.path);
-        match &self.allow {
-            Some(allow) if !allow.iter().any(allows) => Err(ProxyError::RequestDenied(Denial::NotAllowed)),
-            _ => Ok(()),
+            |pattern: &&Pattern| pattern.has_method(method) && matches_as_written(pattern, target.path);
+        allow.iter().find(allows).map_or(Ruling::NotAllowed, Ruling::Allowed)
+    }
+}
+
+/// The rule that decides about a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Ruling<'r> {
+    /// No rule: the route has no `allow`.
+    Unruled,
+    /// This pattern in `allow`.
+    Allowed(&'r Pattern),
+    /// No pattern in `allow` matches.
+    NotAllowed,
+    /// This pattern in `deny`.
+    Denied(&'r Pattern),
+    /// This pattern of the credential's provider.
+    Protected(&'r Pattern),
+    /// The path is one that servers interpret differently.
+    Ambiguous,
+}
+
+impl Ruling<'_> {
+    /// Whether the request may be forwarded.
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    pub const fn verdict(self) -> Result<(), ProxyError> {
+        match self {
+            Self::Unruled | Self::Allowed(_) => Ok(()),
+            Self::NotAllowed => Err(ProxyError::RequestDenied(Denial::NotAllowed)),
+            Self::Denied(_) => Err(ProxyError::RequestDenied(Denial::Denied)),
+            Self::Protected(_) => Err(ProxyError::RequestDenied(Denial::Protected)),
+            Self::Ambiguous => Err(ProxyError::BadRequest(
+                "servers interpret this path in different ways, and this route refuses such paths (see `encoded`)",
+            )),
         }
     }
 }
@@ -83,17 +122,16 @@ pub fn matches_as_written(pattern: &Pattern, path: &str) -> bool {
     pattern.is_end(at)
 }
 
-/// Whether a pattern matches the path in some interpretation, from its positions on.
-fn any_covers<'r, 'p>(
+/// The first pattern that matches the path in some interpretation, from its positions on.
+fn first_that_covers<'r, 'p>(
     patterns: impl Iterator<Item = (&'r Pattern, Places)>,
     path: impl FnOnce() -> &'p str,
-) -> bool {
+) -> Option<&'r Pattern> {
     let mut patterns = patterns.peekable();
-    if patterns.peek().is_none() {
-        return false;
-    }
+    patterns.peek()?;
     let path = LenientPath::of(path());
-    patterns.any(|(pattern, from)| pattern.is_end(follow(pattern, from, &path)))
+    let covers = |(pattern, from): &(&Pattern, Places)| pattern.is_end(follow(pattern, *from, &path));
+    patterns.find(covers).map(|(pattern, _)| pattern)
 }
 
 /// Whether the pattern matches the path in some interpretation.

@@ -5,19 +5,16 @@ use http::request::Parts;
 use http::{HeaderValue, Response, Uri, Version};
 
 use super::Service;
-use super::exchange::Exchange;
+use super::received::Received;
 use super::websocket::Handshake;
 use crate::config::HeaderCase;
 use crate::http::{TRACEPARENT, TRACESTATE};
-use crate::proxy::body::replay::ReplayBody;
-use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::forwarded::ForwardedFields;
 use crate::proxy::message::headers::OwnFields;
 use crate::proxy::message::json_links::JsonLinks;
 use crate::proxy::message::{cookies, headers, json, links, trailers};
 use crate::proxy::route::Route;
-use crate::proxy::route::guard::Present;
 use crate::proxy::upstream::Destination;
 
 /// The properties of a request head that the response head depends on, and that rewriting the request head removes.
@@ -41,30 +38,36 @@ impl Service {
     pub(super) fn rewrite_request(
         &self,
         head: &mut Parts,
-        request_body: &ReplayBody<ClientBody>,
+        received: Received,
         route: &Route,
         destination: &Destination,
-        exchange: &Exchange,
-        fields: Present,
     ) -> Result<Negotiated, ProxyError> {
-        let may_switch = route.allows_websocket && request_body.is_at_end();
+        let Received {
+            client_address,
+            request_id,
+            has_trace,
+            is_tls,
+            has_body,
+            is_of_unknown_length,
+            fields,
+        } = received;
+        let may_switch = route.allows_websocket && !has_body;
         let handshake = if may_switch { Handshake::of(head) } else { None };
         let wants_trailers = handshake.is_none() && trailers::are_accepted(&head.headers);
-        let is_tls = exchange.caller.is_tls();
         let proxy_origin = route.rewrite_links.json.then(|| json::proxy_origin(head, is_tls)).flatten();
         let negotiated =
             Negotiated { version: head.version, wants_trailers, is_tls, proxy_origin, handshake };
 
-        let fields_for_upstream = ForwardedFields::of(route.forwarded, head, exchange.origin(), is_tls);
+        let fields_for_upstream = ForwardedFields::of(route.forwarded, head, client_address, is_tls);
         let host = match &route.host {
             Some(host) => host.value.clone(),
             None => self.header_cache.host(route.upstream.index, destination),
         };
-        if fields.has_trace() && exchange.trace.is_none() {
+        if fields.has_trace() && !has_trace {
             head.headers.remove(TRACEPARENT);
             head.headers.remove(TRACESTATE);
         }
-        let own = OwnFields { host, request_id: exchange.request_id.value().clone(), mark: &self.loop_mark };
+        let own = OwnFields { host, request_id, mark: &self.loop_mark };
         headers::for_upstream(&mut head.headers, own, &route.fields, fields.has_odd_name());
         if route.fields.sends_via {
             self.via.add(&mut head.headers, head.version);
@@ -90,7 +93,7 @@ impl Service {
         if negotiated.handshake.is_some() {
             Handshake::ask(&mut head.headers);
         }
-        if request_body.is_of_unknown_length() {
+        if is_of_unknown_length {
             headers::frame_in_chunks(&mut head.headers);
         }
         Ok(negotiated)

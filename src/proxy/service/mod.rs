@@ -3,6 +3,7 @@
 //! Read [`Service::proxy`] first: it calls the stages in their order, and each stage is a file of its own.
 
 mod access_log;
+mod admission;
 mod context;
 mod discovery;
 pub(in crate::proxy) mod drain;
@@ -11,6 +12,8 @@ mod head;
 pub mod header_cache;
 mod login_stub;
 pub mod outcome;
+pub mod preview;
+mod received;
 mod rejected_token;
 pub mod response;
 pub mod retry;
@@ -24,21 +27,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 
 use self::context::{RequestContext, TokenChoice};
 use self::drain::unless_cut;
 use self::exchange::{Exchange, ExchangeSettings};
 use self::header_cache::HeaderCache;
 use self::outcome::RouteLabels;
+use self::received::Received;
 use self::response::ResponseBody;
 use self::retry::RetryBudget;
 use self::settings::ServiceSettings;
 use super::auth::verdict::Verdict;
 use super::body::replay::{AttemptBody, ReplayBody};
-use super::downstream::http2_stream::head_size;
 use super::downstream::serve::Downstream;
 use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
@@ -46,9 +48,6 @@ use super::message::forwarded;
 use super::message::json_links::JsonLinks;
 use super::message::loops::LoopMark;
 use super::message::via::Via;
-use super::route::Route;
-use super::route::guard;
-use super::route::guard::Target;
 use super::upstream::forward::Answered;
 use super::upstream::pool::Pool;
 use crate::proxy::downstream::request_body::ClientBody;
@@ -124,7 +123,8 @@ impl Service {
         exchange: &mut Exchange,
         upgrade: &Upgrade,
     ) -> Result<Reply, ProxyError> {
-        let (target, route) = self.admit(&head, exchange)?;
+        let (peer, names) = (exchange.caller.peer.get(), exchange.caller.names());
+        let (target, route) = self.shared.admit(&head, peer.is_allowed, names)?;
         request_body.limit_pace(route.body_timeout, route.body_rate);
         exchange.routed(&self.labels[route.index]);
         exchange.progress.begin(route.read_timeout);
@@ -140,9 +140,16 @@ impl Service {
             Some(destination) => destination,
             None => Box::pin(self.discovered(route, &mut exchange.token_wait)).await?,
         };
-        let fields = target.fields;
-        let negotiated =
-            self.rewrite_request(&mut head, request_body, route, &destination, exchange, fields)?;
+        let received = Received {
+            client_address: exchange.origin(),
+            request_id: exchange.request_id.value().clone(),
+            has_trace: exchange.trace.is_some(),
+            is_tls: exchange.caller.is_tls(),
+            has_body: !request_body.is_at_end(),
+            is_of_unknown_length: request_body.is_of_unknown_length(),
+            fields: target.fields,
+        };
+        let negotiated = self.rewrite_request(&mut head, received, route, &destination)?;
 
         let destination = &*destination;
         let may_resend = route.retry_stale && head.method.is_idempotent();
@@ -186,28 +193,5 @@ impl Service {
         }
         let links = self.rewrite_response(&mut answered.response, &negotiated, route, destination);
         Ok(Reply::Upstream(answered, links))
-    }
-
-    /// Checks a request against everything that is known from its head, and finds its route.
-    fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
-        if !exchange.caller.peer.get().is_allowed {
-            return Err(ProxyError::CallerNotAllowed);
-        }
-        if head.version == Version::HTTP_2 && head_size(head) > self.shared.limits.header_bytes {
-            return Err(ProxyError::HeaderTooLarge);
-        }
-        let target = guard::vet(head, &self.shared.policy)?;
-        let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
-        if !route.admits(exchange.caller.names()) {
-            return Err(ProxyError::CertificateNotAllowed);
-        }
-        guard::check_fields(&head.headers, &target, &route.fields)?;
-        if let Some(limit) = self.shared.body_limits.body_bytes {
-            let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-            if length.is_some_and(|length: u64| length > limit) {
-                return Err(ProxyError::BodyTooLarge { limit });
-            }
-        }
-        Ok((target, route))
     }
 }

@@ -1,0 +1,160 @@
+//! What the service would do with a request, by the code that does it, without an upstream or a token.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::request::Parts;
+
+use super::Service;
+use super::received::Received;
+use super::retry::RetryBudget;
+use super::settings::ServiceSettings;
+use crate::http::{RequestId, TraceContext};
+use crate::proxy::error::ProxyError;
+use crate::proxy::route::Route;
+use crate::proxy::route::guard;
+use crate::proxy::route::rules::Ruling;
+use crate::proxy::upstream::Destination;
+use crate::proxy::upstream::connect::{Connect, Connecting};
+
+/// The authority of an upstream that is not discovered yet.
+const UNDISCOVERED: &str = "<address-of-the-api>";
+
+/// The way of a request, as far as it goes.
+#[derive(Debug)]
+pub struct Preview<'s> {
+    /// The route, if the request has one.
+    pub route: Option<&'s Route>,
+    /// The rule that decides, if the request comes to the rules.
+    pub ruling: Option<Ruling<'s>>,
+    /// What becomes of the request.
+    pub outcome: Outcome,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The proxy refuses the request.
+    Refused(ProxyError),
+    /// The proxy answers the login of an SDK itself (`login_stub`).
+    LoginAnswered,
+    /// The proxy forwards the request.
+    Forwarded(Box<Forwarded>),
+}
+
+/// A request as the upstream receives it.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// The head; its URI is the request target.
+    pub head: Parts,
+    /// Scheme and authority of the upstream.
+    pub origin: String,
+    /// Whether the request is sent once more after a reused connection has closed without an answer.
+    pub may_resend: bool,
+    /// Whether a 429 is retried.
+    pub retries_429: bool,
+}
+
+/// Previews requests.
+pub struct Previews(Service);
+
+impl Previews {
+    /// Previews by these settings.
+    pub fn new(settings: ServiceSettings) -> Self {
+        Self(Service::new(Arc::new(settings), Vec::new()))
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &ServiceSettings {
+        &self.0.shared
+    }
+
+    /// Previews a request without a body, from an allowed address, with these names in the caller's certificate.
+    /// `token` is shown in the place of the token.
+    pub fn preview(&self, mut head: Parts, is_tls: bool, names: &[String], token: &str) -> Preview<'_> {
+        let settings = &*self.0.shared;
+        let (target, route) = match settings.admit(&head, true, names) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                let target = guard::vet(&head, &settings.policy).ok();
+                let route = target.and_then(|target| settings.table.route(&target));
+                return Preview { route, ruling: None, outcome: Outcome::Refused(error) };
+            }
+        };
+        if route.is_login(&head.method, target.path) {
+            return Preview { route: Some(route), ruling: None, outcome: Outcome::LoginAnswered };
+        }
+        let ruling = route.rules.ruling(&head.method, &target, &route.prefix);
+        // The daemon makes an identifier for a request without one.
+        let request_id = match head.headers.get("x-request-id") {
+            Some(_) => RequestId::of(&head.headers).value().clone(),
+            None => HeaderValue::from_static("<request-id>"),
+        };
+        let received = Received {
+            client_address: None,
+            request_id,
+            has_trace: TraceContext::of(&head.headers).is_some(),
+            is_tls,
+            has_body: false,
+            is_of_unknown_length: false,
+            fields: target.fields,
+        };
+        let outcome = match ruling.verdict().and_then(|()| self.forwarded(&mut head, received, route, token))
+        {
+            Ok((origin, may_resend, retries_429)) => {
+                Outcome::Forwarded(Box::new(Forwarded { head, origin, may_resend, retries_429 }))
+            }
+            Err(error) => Outcome::Refused(error),
+        };
+        Preview { route: Some(route), ruling: Some(ruling), outcome }
+    }
+
+    /// Rewrites the head; returns the origin, and whether the request is sent again in the two cases.
+    fn forwarded(
+        &self,
+        head: &mut Parts,
+        received: Received,
+        route: &Route,
+        token: &str,
+    ) -> Result<(String, bool, bool), ProxyError> {
+        let may_resend = route.retry_stale && head.method.is_idempotent();
+        let retries_429 = !RetryBudget::new(&route.retry_429, &head.method).is_exhausted();
+        let undiscovered;
+        let current = route.upstream.current();
+        let destination: &Destination = match &current {
+            Some(destination) => destination,
+            None => {
+                undiscovered = not_discovered();
+                &undiscovered
+            }
+        };
+        self.0.rewrite_request(head, received, route, destination)?;
+        if route.token.is_some()
+            && let Ok(value) = HeaderValue::try_from(format!("{}{token}", route.token_scheme.prefix()))
+        {
+            head.headers.insert(&route.fields.token_field, value);
+        }
+        Ok((destination.origin.clone(), may_resend, retries_429))
+    }
+}
+
+/// The destination of an upstream whose address is not known.
+fn not_discovered() -> Destination {
+    let host = HeaderValue::from_static(UNDISCOVERED);
+    Destination::new(format!("https://{UNDISCOVERED}"), host, Box::new(Nowhere))
+}
+
+/// Makes no connection.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Connect for Nowhere {
+    fn connect(&self) -> Connecting<'_> {
+        Box::pin(pending())
+    }
+
+    fn may_speak_http2(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,178 @@
+//! Commands that need no configuration, and `bearerd health --wait`.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use crate::harness::{BEARERD, daemon, spawn};
+
+/// Runs the binary without environment.
+fn bearerd(arguments: &[&str]) -> Output {
+    Command::new(BEARERD).args(arguments).env_clear().output().unwrap()
+}
+
+/// The output of a command that succeeds and says nothing else.
+fn printed(arguments: &[&str]) -> String {
+    let output = bearerd(arguments);
+    assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const COMMANDS: [&str; 5] = ["run", "check", "health", "login", "completions"];
+
+#[test]
+fn the_version_names_the_commit() {
+    let version = printed(&["--version"]);
+    assert!(version.starts_with(&format!("bearerd {} (commit ", env!("CARGO_PKG_VERSION"))), "{version}");
+    assert!(version.ends_with(")\n"), "{version}");
+    assert!(printed(&["run", "--version"]).contains("(commit "));
+}
+
+#[test]
+fn every_shell_has_a_completion_script_with_all_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = printed(&["completions", shell]);
+        for command in COMMANDS {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    let wrong = bearerd(&["completions", "cmd"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+}
+
+#[test]
+fn bash_accepts_its_completion_script_and_completes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("bearerd.bash");
+    std::fs::write(&script, printed(&["completions", "bash"])).unwrap();
+    let test = "source \"$1\" && COMP_WORDS=(bearerd hea) COMP_CWORD=1 && _bearerd bearerd hea bearerd && \
+                echo \"${COMPREPLY[@]}\"";
+    let output = Command::new("bash").args(["-c", test, "bash"]).arg(&script).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "health\n");
+}
+
+/// The headings of a manual page, in their order.
+fn headings(page: &str) -> Vec<&str> {
+    let headings = page.lines().filter_map(|line| line.strip_prefix(".SH "));
+    headings.map(|heading| heading.trim_matches('"')).collect()
+}
+
+#[test]
+fn the_manual_page_has_the_usual_sections_and_each_command() {
+    let page = printed(&["man"]);
+
+    let found = headings(&page);
+    let mut at = 0;
+    for heading in ["NAME", "SYNOPSIS", "DESCRIPTION", "EXIT STATUS", "ENVIRONMENT", "FILES"] {
+        let place = found[at..].iter().position(|one| *one == heading);
+        at += place.unwrap_or_else(|| panic!("{heading} in {found:?}"));
+    }
+    for command in COMMANDS {
+        let heading = format!("BEARERD {}", command.to_uppercase());
+        assert!(found.contains(&heading.as_str()), "{heading} in {found:?}");
+    }
+    assert!(page.contains("BEARERD_CONFIG") && page.contains("/etc/bearerd/proxy.toml"), "{page}");
+    assert!(page.lines().any(|line| line.starts_with(".TH bearerd 1")), "{page}");
+}
+
+#[test]
+fn each_command_has_a_manual_page_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("man1");
+    printed(&["man", "--out", out.to_str().unwrap()]);
+
+    let mut names: Vec<String> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names[0], "bearerd-check.1");
+    assert!(names.contains(&"bearerd.1".to_owned()) && names.len() > 10, "{names:?}");
+    for name in names {
+        let page = std::fs::read_to_string(out.join(&name)).unwrap();
+        let found = headings(&page);
+        for heading in ["NAME", "SYNOPSIS", "EXIT STATUS", "ENVIRONMENT", "FILES"] {
+            assert!(found.contains(&heading), "{name}: {heading} in {found:?}");
+        }
+        assert!(page.is_ascii() || !page.contains('\u{1b}'), "{name}");
+    }
+
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let failed = bearerd(&["man", "--out", file.to_str().unwrap()]);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+}
+
+/// Answers each connection with the next of these responses, and the last one again and again.
+async fn admin_address(listener: TcpListener, responses: Vec<&'static str>) {
+    let mut responses = responses.into_iter().peekable();
+    while let Some(response) = responses.peek().copied() {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(response.as_bytes()).await;
+        if responses.len() > 1 {
+            responses.next();
+        }
+    }
+}
+
+const NOT_READY: &str =
+    "HTTP/1.1 503 x\r\ncontent-length: 35\r\nconnection: close\r\n\r\n[-] credential api has no token yet\n";
+const READY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n";
+
+#[tokio::test]
+async fn health_waits_for_a_daemon_that_starts_and_becomes_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let admin = address.to_string();
+    let arguments = ["health", "--ready", "--wait", "20s", "--admin", &admin];
+    let mut waiting = spawn(&arguments, &[], folder.path());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(waiting.output().is_empty(), "a refused connection counts as not yet");
+
+    let listener = TcpListener::bind(address).await.unwrap();
+    let serving = tokio::spawn(admin_address(listener, vec![NOT_READY, NOT_READY, READY]));
+    let status = waiting.ended().await;
+
+    assert_eq!((status.code(), waiting.output().as_str()), (Some(0), "ok\n"));
+    serving.abort();
+}
+
+#[tokio::test]
+async fn health_that_never_holds_ends_after_the_wait_with_the_last_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = listener.local_addr().unwrap().to_string();
+    let arguments = ["health", "--ready", "--wait", "1s", "--admin", &admin];
+    let serving = tokio::spawn(admin_address(listener, vec![NOT_READY]));
+    let began = Instant::now();
+    let mut process = spawn(&arguments, &[], folder.path());
+    let status = process.ended().await;
+    let took = began.elapsed();
+    assert_eq!(status.code(), Some(1));
+    assert!(process.output().contains("[-] credential api"), "{}", process.output());
+    assert!((Duration::from_millis(500)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    serving.abort();
+    let _ = serving.await;
+
+    let mut process = spawn(&arguments, &[], folder.path());
+    assert_eq!(process.ended().await.code(), Some(69), "{}", process.output());
+    let mut wrong = spawn(&["health", "--wait", "soon"], &[], folder.path());
+    assert_eq!(wrong.ended().await.code(), Some(2), "{}", wrong.output());
+}
+
+#[tokio::test]
+async fn health_with_a_wait_returns_at_once_if_the_daemon_is_ready() {
+    let world = daemon().quiet().start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let admin = world.admin.to_string();
+    for arguments in [&["health", "--wait", "1m", "--admin", &admin][..], &["health", "--admin", &admin]] {
+        let mut process = spawn(arguments, &[], folder.path());
+        assert_eq!(process.ended().await.code(), Some(0), "{}", process.output());
+    }
+    world.finish().await;
+}
