@@ -226,6 +226,53 @@ mod tests {
     }
 
     #[test]
+    fn a_redirect_uri_is_not_one_of_the_daemons_own_addresses() {
+        let login = |redirect_uri: &str| {
+            let lines = format!(
+                "grant = \"authorization_code\"\nstate_key = {{ env = \"KEY\" }}\n{URL}\n\
+                 authorize_url = \"https://as.test/a\"\nredirect_uri = \"{redirect_uri}\""
+            );
+            titles(&lines, "", NOTHING)
+        };
+        for own in [
+            "http://127.0.0.1:7380/callback",
+            "http://localhost:7380/",
+            "http://[::1]:7380/c",
+            "https://127.0.0.1:7380/",
+        ] {
+            assert_eq!(login(own), ["`redirect_uri` is this daemon's own `server.listen`"], "{own}");
+        }
+        assert_eq!(login("http://127.0.0.1:9091/"), ["`redirect_uri` is this daemon's own `admin.listen`"]);
+        for other in
+            ["http://127.0.0.1:8400/callback", "http://127.0.0.1/callback", "https://app.test:7380/callback"]
+        {
+            assert_eq!(login(other), [""; 0], "{other}");
+        }
+        // The default of `redirect_uri` too.
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:8400\"\nstate_dir = \"/nowhere\"\n[credentials.c]\nclient_id = \"i\"\n\
+             client_auth = \"none\"\nissuer = \"https://as.test\"\ngrant = \"authorization_code\"\n\
+             state_key = {{ env = \"KEY\" }}\n[[routes]]\nupstream = \"https://api.test\"\ncredential = \"c\"\n"
+        );
+        let problems = parse(Path::new("proxy.toml"), text, &Environment::from([("KEY", KEY)])).unwrap_err();
+        assert_eq!(problems.errors(), 1, "{problems}");
+        assert!(problems.to_string().contains("127.0.0.1:8401/callback"), "{problems}");
+    }
+
+    /// Without a port, `bearerd login` uses any free one, also where the daemon listens at port 80.
+    #[test]
+    fn a_redirect_uri_without_a_port_is_at_no_listener() {
+        let text = "[server]\nlisten = \"127.0.0.1:80\"\nstate_dir = \"/nowhere\"\n[credentials.c]\nclient_id = \"i\"\n\
+                    client_auth = \"none\"\nissuer = \"https://as.test\"\ngrant = \"authorization_code\"\n\
+                    state_key = { env = \"KEY\" }\nredirect_uri = \"http://127.0.0.1/callback\"\n\
+                    [[routes]]\nupstream = \"https://api.test\"\ncredential = \"c\"\n";
+        let read =
+            |text: &str| parse(Path::new("proxy.toml"), text.to_owned(), &Environment::from([("KEY", KEY)]));
+        assert!(read(text).is_ok());
+        assert_eq!(read(&text.replace("127.0.0.1/", "127.0.0.1:80/")).unwrap_err().errors(), 1);
+    }
+
+    #[test]
     fn another_port_or_host_is_an_upstream() {
         for (listen, upstream) in [
             ("\"127.0.0.1:8080\"", "http://127.0.0.1:8081"),
