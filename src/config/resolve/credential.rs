@@ -1,6 +1,5 @@
 //! `[credentials.NAME]`: identities and how they get tokens.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,21 +9,18 @@ use toml::Spanned;
 
 use super::placeholder::placeholders;
 use super::route::plain_path;
-use super::{Resolver, api_discovery, duration, provider};
+use super::{Names, Resolver, api_discovery, duration, provider};
 use crate::config::model::credential::{Credential, HttpVersion, Quota};
 use crate::config::model::endpoint::{Endpoint, Issuer};
 use crate::config::model::request::NEVER_LISTED;
 use crate::config::source::choice::{Grant, Provider};
-use crate::config::source::diagnostics::{Place, Problem};
+use crate::config::source::diagnostics::Problem;
 use crate::config::source::key::Key;
 use crate::config::source::schema::{self, Credentials, Texts};
 use crate::config::source::units::RequiredScopes;
 
 const DEFAULT_QUOTA: Quota =
     Quota { requests: const { NonZeroU32::new(10).unwrap() }, per: Duration::from_mins(1) };
-
-/// The names of the credentials, each with its place; `None` for the name of what is no table.
-pub(super) type Names = BTreeMap<String, Place>;
 
 const NOT_A_SCOPE: &str = "not a scope (RFC 6749 §3.3)";
 const SCOPE_HELP: &str = "write one scope per entry, without spaces, quotes or backslashes";

@@ -41,7 +41,6 @@ use std::time::Duration;
 use toml::Spanned;
 use url::Url;
 
-use self::server::RouteHosts;
 use super::model::config::Config;
 use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
@@ -90,6 +89,30 @@ pub(super) fn resolve(
     match config {
         Some(config) => Ok(Checked { config, warnings: diagnostics, state_places: resolver.state_places }),
         None => Err(Box::new(diagnostics)),
+    }
+}
+
+/// The names of the credentials, each with its place; `None` for the name of what is no table.
+type Names = BTreeMap<String, Place>;
+
+/// The hosts of the routes.
+struct RouteHosts {
+    /// The usable ones.
+    usable: Vec<String>,
+    /// Whether a route has a host, usable or not, or may have one.
+    has_any: bool,
+}
+
+impl RouteHosts {
+    fn of(routes: &Key<schema::Routes>) -> Self {
+        let entries = || routes.usable().into_iter().flat_map(|routes| &routes.get_ref().0);
+        let hosts = || entries().flatten().map(|route| &route.get_ref().host);
+        Self {
+            usable: hosts().filter_map(Key::usable).map(|host| host.get_ref().clone()).collect(),
+            has_any: matches!(routes, Key::Refused)
+                || entries().any(Option::is_none)
+                || hosts().any(|host| !host.is_absent()),
+        }
     }
 }
 

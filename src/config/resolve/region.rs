@@ -6,8 +6,7 @@ use http::uri::{Authority, Scheme};
 use toml::Spanned;
 use url::Url;
 
-use super::Resolver;
-use super::credential::Names;
+use super::{Names, Resolver};
 use crate::config::model::credential::Credential;
 use crate::config::model::route::{Address, Destination};
 use crate::config::source::nearest::{nearest, nearest_domain};

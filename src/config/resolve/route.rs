@@ -10,9 +10,8 @@ use toml::Spanned;
 use url::Url;
 
 use super::api_discovery::DISCOVER;
-use super::credential::Names;
 use super::region::REGION;
-use super::{Resolver, duration};
+use super::{Names, Resolver, duration};
 use crate::config::model::credential::{Credential, HttpVersion};
 use crate::config::model::hosts::{as_sent, is_host};
 use crate::config::model::route::{

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 use url::Url;
 
-use super::{Resolver, duration};
+use super::{Resolver, RouteHosts, duration};
 use crate::config::model::fields::{is_for_proxies, is_protected};
 use crate::config::model::hosts::Hosts;
 use crate::config::model::limits::Limits;
@@ -19,7 +19,7 @@ use crate::config::model::server::{Http1Options, RequiredHeader, Server};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::key::Key;
 use crate::config::source::reader::Table;
-use crate::config::source::schema::{self, Routes, Texts};
+use crate::config::source::schema::{self, Texts};
 use crate::config::source::units::{OneOrMany, Size};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
@@ -33,27 +33,6 @@ const MAPPED_BITS: u8 = 96;
 
 /// Most worker threads. More than cores slow the daemon down, and each has connections of its own.
 const MAX_WORKERS: u16 = 1024;
-
-/// The hosts of the routes.
-pub(super) struct RouteHosts {
-    /// The usable ones.
-    usable: Vec<String>,
-    /// Whether a route has a host, usable or not, or may have one.
-    has_any: bool,
-}
-
-impl RouteHosts {
-    pub(super) fn of(routes: &Key<Routes>) -> Self {
-        let entries = || routes.usable().into_iter().flat_map(|routes| &routes.get_ref().0);
-        let hosts = || entries().flatten().map(|route| &route.get_ref().host);
-        Self {
-            usable: hosts().filter_map(Key::usable).map(|host| host.get_ref().clone()).collect(),
-            has_any: matches!(routes, Key::Refused)
-                || entries().any(Option::is_none)
-                || hosts().any(|host| !host.is_absent()),
-        }
-    }
-}
 
 impl Resolver<'_> {
     pub(super) fn server(&mut self, server: schema::Server, route_hosts: &RouteHosts) -> Server {

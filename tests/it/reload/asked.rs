@@ -97,7 +97,7 @@ async fn a_secret_on_a_reported_line_is_masked() {
         // The wrong type, or a wrong key, beside the secret.
         "client_secret = [\"hunter2hunter2\"]",
         "client_secret = { value = \"hunter2hunter2\" }",
-        "client_secret = { evn = \"hunter2hunter2\", file = \"hunter2hunter2\" }",
+        "client_secret = { evn = \"hunter2hunter2\", file = \"x\" }",
         "client_secrt = \"hunter2hunter2\"",
         "client_secret = \"hunter2hunter2\"\nclient_secret = \"hunter2hunter2\"",
         "client_secret = \"hunter2hunter2\"\nclient_secret_next = [\"hunter2hunter2\", 5]",
