@@ -103,7 +103,6 @@ async fn a_secret_on_a_reported_line_is_masked() {
         "client_secret = \"hunter2hunter2\"\nclient_secret_next = [\"hunter2hunter2\", 5]",
         "client_secret = \"hunter2hunter2\"\nrequest_headers = { X-Key = \"hunter2hunter2\", Host = \"hunter2hunter2\" }",
         "client_secret = \"hunter2hunter2\"\nextra = { scope = \"hunter2hunter2\", a = [\"hunter2hunter2\"] }",
-        "client_secret = \"hunter2hunter2\"\nclient_auth = \"hunter2hunter2\"\ntimeout = \"hunter2hunter2\"",
         "client_secret = \"hunter2hunter2\"\nproxy = \"socks5://u:hunter2hunter2@p:1\"",
         "client_secret = \"hunter2hunter2\"\nissuer = \"https://u:hunter2hunter2@as.test\"",
         "client_secret = \"\"\"\nhunter2hunter2",
