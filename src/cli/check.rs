@@ -80,3 +80,6 @@ pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
 fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,9 +26,13 @@ pub(super) struct ConfigFile {
     pub(super) path: Option<PathBuf>,
 }
 
-/// The path of a file; clap would call an empty one missing.
+/// The path of a file; clap would call an empty one missing. An unset variable of a shell leaves nothing or blanks.
 fn path(text: OsString) -> Result<PathBuf, &'static str> {
-    if text.is_empty() { Err("the path is empty") } else { Ok(text.into()) }
+    match text.to_str() {
+        Some("") => Err("the path is empty"),
+        Some(blanks) if blanks.trim().is_empty() => Err("the path holds only blanks"),
+        _ => Ok(text.into()),
+    }
 }
 
 /// The command names a credential that the configuration does not have.

@@ -42,6 +42,7 @@ pub use source::diagnostics::Diagnostics;
 use source::diagnostics::{Problem, Sources};
 use source::document::Document;
 use source::file::Content;
+use source::reader::Table;
 use source::{file, format};
 use thiserror::Error;
 use toml::Spanned;
@@ -120,11 +121,7 @@ pub fn parse(path: &Path, text: String, environment: &Environment) -> Result<Che
     if let Some(problem) = format::other_than_toml(&sources) {
         return Err(Box::new(Diagnostics::new(sources, vec![problem])));
     }
-    let document = Document::read(sources, environment);
-    if !document.is_toml {
-        return Err(Box::new(Diagnostics::new(document.sources, document.problems)));
-    }
-    resolve::resolve(document, &folder_of(path), environment)
+    resolve::resolve(Document::read(sources, environment)?, &folder_of(path), environment)
 }
 
 /// The text of a configuration that was checked as `config`, as TOML with defaults and overrides, and without secrets.
@@ -165,27 +162,18 @@ pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<
         Err(error) if !is_named && error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(NoAdminAccess::File(Box::new(Diagnostics::unreadable(&path, &error)))),
     };
-    let Document { file, sources, mut problems, unusable, is_toml } =
-        Document::read(Sources::new(&path, text), environment);
-    let admin = file.admin.map(Spanned::into_inner).unwrap_or_default();
-    let listen = admin.listen.map(|listen| (listen.span(), listen.get_ref().parse()));
-    let is_usable =
-        is_toml && !["admin", "admin.listen", "admin.token"].iter().any(|key| unusable.contains(*key));
-    let listen = match listen {
-        None => Ok(model::admin::DEFAULT_LISTEN),
-        Some((_, Ok(listen))) => Ok(listen),
-        Some((place, Err(_))) => Err(Problem::error(place, "`admin.listen` is not an address")
-            .help("write an IP address and a port, such as \"127.0.0.1:9090\"")),
-    };
-    match listen {
-        Ok(listen) if is_usable => {
-            let load = |source: Spanned<_>| Secret::load(source.get_ref(), &folder_of(&path), environment);
-            Ok(AdminAccess { listen, token: admin.token.map(load) })
-        }
-        listen => {
-            problems.extend(listen.err());
-            Err(NoAdminAccess::File(Box::new(Diagnostics::new(sources, problems))))
-        }
+    let Document { file, sources, mut problems } =
+        Document::read(Sources::new(&path, text), environment).map_err(NoAdminAccess::File)?;
+    let admin = source::schema::Admin::of(file.admin);
+    let listen = admin.listen.read_or(model::admin::DEFAULT_LISTEN, |listen| {
+        let help = "write an IP address and a port, such as \"127.0.0.1:9090\"";
+        let problem = || Problem::error(listen.span(), "`admin.listen` is not an address").help(help);
+        listen.get_ref().parse().map_err(|_| problems.push(problem())).ok()
+    });
+    let load = |source: &Spanned<_>| Some(Secret::load(source.get_ref(), &folder_of(&path), environment));
+    match (listen, admin.token.read_or(None, |source| Some(load(source)))) {
+        (Some(listen), Some(token)) => Ok(AdminAccess { listen, token }),
+        _ => Err(NoAdminAccess::File(Box::new(Diagnostics::new(sources, problems)))),
     }
 }
 

@@ -194,7 +194,7 @@ async fn check_does_not_call_a_file_in_the_folders_place_missing() {
 
 /// Skipped where the system lets no user mount a file system of its own.
 #[tokio::test]
-async fn check_and_run_agree_about_a_disk_without_space() {
+async fn check_and_run_agree_about_a_disk_without_space_or_read_only() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("disk")).unwrap();
     let config = "[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"disk\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
@@ -222,6 +222,12 @@ async fn check_and_run_agree_about_a_disk_without_space() {
     let (code, output) = fill(files, "run").unwrap();
     assert_eq!(code, 78, "{output}");
     assert!(output.contains("No space left") && output.contains("free space on the disk"), "{output}");
+
+    let read_only = "mount -o remount,ro disk";
+    for command in ["check", "run"] {
+        let (code, output) = fill(read_only, command).unwrap();
+        assert!(code == 78 && output.contains("Read-only file system"), "{command}: {output}");
+    }
 
     let (code, output) = fill(bytes, "check").unwrap();
     assert!(code == 0 && output.contains("warning: the disk of disk is full"), "{output}");

@@ -187,9 +187,11 @@ async fn an_empty_path_of_the_configuration_is_reported_as_such() {
         let output = process.output();
         assert!(output.contains("BEARERD_CONFIG holds only blanks"), "{command}: {output}");
 
-        let mut process = spawn(&[&[command, "-c", ""], name].concat(), &empty[1..], folder.path());
-        assert_eq!(process.ended().await.code(), Some(2), "{command}: {}", process.output());
-        assert!(process.output().contains("the path is empty"), "{command}: {}", process.output());
+        for (path, said) in [("", "the path is empty"), (" \t", "the path holds only blanks")] {
+            let mut process = spawn(&[&[command, "-c", path], name].concat(), &empty[1..], folder.path());
+            assert_eq!(process.ended().await.code(), Some(2), "{command}: {}", process.output());
+            assert!(process.output().contains(said), "{command}: {}", process.output());
+        }
     }
     let mut process = spawn(&["check", "-c", "proxy.toml"], &empty, folder.path());
     assert_eq!(process.ended().await.code(), Some(0), "{}", process.output());

@@ -15,11 +15,11 @@ const MIN_TOKEN_BYTES: usize = 22;
 
 impl Resolver<'_> {
     pub(super) fn admin(&mut self, admin: schema::Admin, callers: &[Listen]) -> Option<Admin> {
-        let place = admin.listen.as_ref().map(Spanned::span);
-        let listen = match admin.listen {
-            Some(listen) => self.address(listen.get_ref(), &listen.span())?,
-            None => DEFAULT_LISTEN,
-        };
+        let schema::Admin { listen, token } = admin;
+        let is_open = token.is_absent();
+        let token = token.into_usable().and_then(|source| self.admin_token(&source));
+        let place = listen.place();
+        let listen = listen.read_or(DEFAULT_LISTEN, |listen| self.address(listen))?;
         let own = Listen::Tcp(listen);
         if let Some(callers) = callers.iter().find(|callers| conflict(callers, &own)) {
             let title = if *callers == own {
@@ -29,14 +29,13 @@ impl Resolver<'_> {
             };
             self.error(place.clone(), title, "give the admin listener a port of its own");
         }
-        if admin.token.is_none() && !listen.ip().to_canonical().is_loopback() {
+        if is_open && !listen.ip().to_canonical().is_loopback() {
             self.warning(
                 place,
                 "the admin address is not on loopback, and there is no `admin.token`",
                 "without `admin.token`, the admin listener answers only /livez and /readyz to other machines",
             );
         }
-        let token = admin.token.and_then(|source| self.admin_token(&source));
         Some(Admin { listen, token })
     }
 

@@ -1,16 +1,17 @@
 //! `assertion` of a credential: a JWT that the daemon signs, or the file of one that another process keeps fresh.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::identity::Grants;
-use super::{Owner, Resolver, or_default};
+use super::Resolver;
+use super::fallback::Grants;
 use crate::config::model::identity::{Assertion, Claims, SignedAssertion};
 use crate::config::model::secret::{Secret, SecretForm, SecretSource};
 use crate::config::model::signing_key::SigningAlgorithm;
 use crate::config::source::choice;
-use crate::config::source::reader::{Key, Placed};
+use crate::config::source::key::Key;
 use crate::config::source::schema::{self, ClaimsByName};
 
 impl Resolver<'_> {
@@ -23,7 +24,7 @@ impl Resolver<'_> {
     ) {
         let is_jwt_bearer = grants.have(choice::Grant::JwtBearer);
         let has_key = is_jwt_bearer || auth == choice::ClientAuth::PrivateKeyJwt;
-        let is_signed = assertion.file.is_none() || !has_key;
+        let is_signed = assertion.file.usable().is_none() || !has_key;
         let no_key =
             "\"client_secret_jwt\" signs with the client secret (HS256); only \"private_key_jwt\" has a key";
         let no_subject =
@@ -50,30 +51,34 @@ impl Resolver<'_> {
 
     pub(super) fn assertion(
         &mut self,
-        owner: &Owner,
-        assertion: Key<schema::Assertion>,
+        owner: &Range<usize>,
+        assertion: &Key<schema::Assertion>,
         client_id: Option<&str>,
         audience: Option<String>,
         claims: Claims,
     ) -> Option<Assertion<Secret>> {
         const HELP: &str = "write assertion = { key = { file = \"/run/secrets/key.pem\" }, alg = \"RS256\" }";
-        let assertion = self.required(owner, "assertion", assertion, HELP)?;
-        let place = assertion.span();
-        let assertion = assertion.into_inner();
-        if let Some(file) = assertion.file {
-            return self.assertion_file(file).map(Assertion::File);
+        let written = self.required(owner, "assertion", assertion, HELP)?;
+        let assertion = written.get_ref();
+        if !assertion.file.is_absent() {
+            return self.assertion_file(assertion.file.usable()?).map(Assertion::File);
         }
-        let algorithm = assertion.alg.map_or(SigningAlgorithm::Rs256, Spanned::into_inner);
-        let Some(source) = assertion.key else {
+        if assertion.key.is_absent() {
             let help = "write assertion = { key = { file = \"/run/secrets/key.pem\" }, alg = \"RS256\" }, or \
                         { file = \"/run/secrets/token\" } for an assertion that another process keeps fresh";
-            return self.refuse(place, "`assertion` lacks `key`, the private key", help);
+            return self.refuse(written.span(), "`assertion` lacks `key`, the private key", help);
+        }
+        let source = assertion.key.usable()?;
+        let Some(algorithm) = assertion.alg.known_or(SigningAlgorithm::Rs256) else {
+            self.secret(source);
+            return None;
         };
         let help = "`alg` is \"RS256\" or \"PS256\" for an RSA key, \"ES256\" for a key on the curve P-256, \
                     \"ES384\" for one on P-384";
-        let key = self.secret_as(&source, SecretForm::PrivateKey(algorithm), help)?;
-        let subject = assertion.sub.map(Spanned::into_inner).or_else(|| client_id.map(str::to_owned));
-        let kid = assertion.kid.map(Spanned::into_inner);
+        let key = self.secret_as(source, SecretForm::PrivateKey(algorithm), help)?;
+        let text = |key: &Key<String>| key.usable().map(|text| text.get_ref().clone());
+        let subject = text(&assertion.sub).or_else(|| client_id.map(str::to_owned));
+        let kid = text(&assertion.kid);
         Some(Assertion::Signed(SignedAssertion {
             key,
             kid,
@@ -84,23 +89,24 @@ impl Resolver<'_> {
         }))
     }
 
-    fn assertion_file(&mut self, file: Spanned<PathBuf>) -> Option<Secret> {
-        let source = Spanned::new(file.span(), SecretSource::File(file.into_inner()));
+    fn assertion_file(&mut self, file: &Spanned<PathBuf>) -> Option<Secret> {
+        let source = Spanned::new(file.span(), SecretSource::File(file.get_ref().clone()));
         let help = "`file` is the path of a file with an assertion, and nothing else";
         self.secret_as(&source, SecretForm::Assertion, help)
     }
 
     /// The additional claims; those that every JWT has are refused.
-    pub(super) fn claims(&mut self, claims: Key<ClaimsByName>) -> Claims {
+    pub(super) fn claims(&mut self, claims: Option<&Spanned<ClaimsByName>>) -> Claims {
         let mut usable = Claims::new();
-        for (name, value) in or_default(claims) {
+        for (name, value) in claims.into_iter().flat_map(Spanned::get_ref) {
             let help = match name.get_ref().as_str() {
                 "iss" => "`client_id` sets this claim",
                 "sub" => "`sub` of `assertion` sets this claim; for client authentication, `client_id` does",
                 "aud" => "`aud` of `assertion` sets this claim",
                 "exp" | "iat" | "nbf" | "jti" => "bearerd sets this claim for each request: remove the claim",
                 _ => {
-                    usable.insert(name.into_inner(), value.into_inner().0);
+                    let value = value.as_ref().map(|value| value.get_ref().0.clone());
+                    usable.extend(value.map(|value| (name.get_ref().clone(), value)));
                     continue;
                 }
             };

@@ -13,7 +13,7 @@ use crate::config::model::certificate;
 use crate::config::model::certificate_files::client_certificate;
 use crate::config::model::credential::{ClientCertificate, Roots};
 use crate::config::model::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICATE_BYTES, PemFile};
-use crate::config::source::reader::Key;
+use crate::config::source::key::Key;
 use crate::config::source::schema;
 
 impl Resolver<'_> {
@@ -21,13 +21,14 @@ impl Resolver<'_> {
     /// none for plain http.
     pub(super) fn roots(
         &mut self,
-        ca_file: Key<PathBuf>,
-        system_roots: Key<bool>,
+        ca_file: &Key<PathBuf>,
+        system_roots: &Key<bool>,
         is_http: bool,
     ) -> (Roots, Option<PemFile>) {
-        let system_roots = system_roots.filter(|system_roots| *system_roots.get_ref());
-        let Some(ca_file) = ca_file else {
-            if let Some(redundant) = system_roots {
+        let system_roots = system_roots.usable().filter(|system_roots| *system_roots.get_ref());
+        let is_absent = ca_file.is_absent();
+        let Some(ca_file) = ca_file.usable() else {
+            if let Some(redundant) = system_roots.filter(|_| is_absent) {
                 let help = "the system's authorities are trusted where there is no `ca_file`: remove the key, or add `ca_file`";
                 self.warning(redundant.span(), "`system_roots` has no effect without `ca_file`", help);
             }
@@ -58,19 +59,18 @@ impl Resolver<'_> {
     /// The certificate that a route shows to its API, and the name of the API in TLS if it is not the host of `upstream`.
     pub(super) fn identities(
         &mut self,
-        route: &mut schema::Route,
+        route: &schema::Route,
         is_http: bool,
     ) -> (Option<ClientCertificate>, Option<ServerName<'static>>) {
-        let (certificate, key) = (route.client_certificate.take(), route.client_key.take());
-        let name = route.server_name.take();
-        let first = [certificate.as_ref(), key.as_ref()].into_iter().flatten().map(Spanned::span).next();
-        if let Some(place) = first.or_else(|| name.as_ref().map(Spanned::span)).filter(|_| is_http) {
+        let (certificate, key, name) = (&route.client_certificate, &route.client_key, &route.server_name);
+        let first = certificate.place().or_else(|| key.place()).or_else(|| name.place());
+        if let Some(place) = first.filter(|_| is_http) {
             let help =
                 "remove `client_certificate`, `client_key` and `server_name`, or write an https:// upstream";
             self.error(place, "an http:// upstream has no TLS", help);
         }
-        let name = name.and_then(|name| self.server_name(&name));
-        (self.client_certificate(certificate.as_ref(), key.as_ref()), name)
+        let name = name.usable().and_then(|name| self.server_name(name));
+        (self.client_certificate(certificate, key), name)
     }
 
     fn server_name(&mut self, name: &Spanned<String>) -> Option<ServerName<'static>> {
@@ -84,20 +84,18 @@ impl Resolver<'_> {
     /// The certificate that authenticates the client to the token endpoint or to an API.
     pub(super) fn client_certificate(
         &mut self,
-        certificate: Option<&Spanned<PathBuf>>,
-        key: Option<&Spanned<PathBuf>>,
+        certificate: &Key<PathBuf>,
+        key: &Key<PathBuf>,
     ) -> Option<ClientCertificate> {
-        let (certificate, key) = match (certificate, key) {
-            (Some(certificate), Some(key)) => (certificate, key),
-            (None, None) => return None,
-            (Some(single), None) | (None, Some(single)) => {
-                return self.refuse(
-                    single.span(),
-                    "a client certificate needs its key, and the key its certificate",
-                    "write both `client_certificate` and `client_key`, each the path of a PEM file",
-                );
-            }
-        };
+        if let (Key::Written(single), Key::Absent) | (Key::Absent, Key::Written(single)) = (certificate, key)
+        {
+            return self.refuse(
+                single.span(),
+                "a client certificate needs its key, and the key its certificate",
+                "write both `client_certificate` and `client_key`, each the path of a PEM file",
+            );
+        }
+        let (certificate, key) = (certificate.usable()?, key.usable()?);
         let [certificate_path, key_path] = [certificate, key].map(|file| self.folder.join(file.get_ref()));
         let read = pem_file::read(&certificate_path, MAX_CERTIFICATE_BYTES)
             .and_then(|content| pem_file::certificates(&certificate_path, &content).map(|_| content));

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::listen::{Listen, MAX_UNIX_PATH};
-use crate::config::source::reader::Key;
+use crate::config::source::key::Key;
 use crate::config::source::schema::Texts;
 
 /// Prefixes of names as [`names`](crate::config::model::certificate::names) writes them.
@@ -34,9 +34,9 @@ impl Resolver<'_> {
     }
 
     pub(super) fn trusted_proxies(&mut self, texts: Key<Texts>) -> Vec<IpNet> {
-        let Some(texts) = texts else { return Vec::new() };
+        let Some(texts) = texts.into_usable() else { return Vec::new() };
         let place = texts.span();
-        let networks = self.networks(texts);
+        let networks = self.networks(texts.into_inner());
         if networks.iter().any(|network| network.prefix_len() == 0) {
             self.error(
                 place,
@@ -49,15 +49,15 @@ impl Resolver<'_> {
 
     /// The certificate names that may use a route.
     pub(super) fn callers(&mut self, names: Key<Texts>) -> Vec<String> {
-        let Some(names) = names else { return Vec::new() };
-        if !names.get_ref().is_empty() && !self.asks_for_certificates {
+        let Some(names) = names.into_usable() else { return Vec::new() };
+        if names.get_ref().iter().any(Option::is_some) && !self.asks_for_certificates {
             self.error(
                 names.span(),
                 "`callers` needs client certificates",
                 "set `client_ca` in [server.tls]: the authorities that issue the callers' certificates",
             );
         }
-        names.get_ref().iter().filter_map(|name| self.caller(name)).collect()
+        names.get_ref().iter().flatten().filter_map(|name| self.caller(name)).collect()
     }
 
     fn caller(&mut self, name: &Spanned<String>) -> Option<String> {

@@ -10,22 +10,18 @@ use super::Resolver;
 use crate::config::model::listen::Listen;
 
 impl Resolver<'_> {
-    /// Refuses callers' addresses of which one excludes another.
-    pub(super) fn refuse_conflicts(&mut self, addresses: &[Listen], place: &Range<usize>) {
-        for (index, address) in addresses.iter().enumerate() {
-            let Some(other) = addresses[..index].iter().find(|other| conflict(address, other)) else {
-                continue;
-            };
-            let (title, help) = if address == other {
-                (format!("{address} is listed twice"), "remove one of the two")
-            } else {
-                (
-                    format!("{address} and {other} cannot both be listened on"),
-                    "remove one of the two: 0.0.0.0 is every IPv4 address of this machine, and [::] every address",
-                )
-            };
-            self.error(place.clone(), title, help);
-        }
+    /// Refuses an address of callers that excludes one of the others.
+    pub(super) fn refuse_conflict(&mut self, others: &[Listen], address: &Listen, place: Range<usize>) {
+        let Some(other) = others.iter().find(|other| conflict(address, other)) else { return };
+        let (title, help) = if address == other {
+            (format!("{address} is listed twice"), "remove one of the two")
+        } else {
+            (
+                format!("{address} and {other} cannot both be listened on"),
+                "remove one of the two: 0.0.0.0 is every IPv4 address of this machine, and [::] every address",
+            )
+        };
+        self.error(place, title, help);
     }
 }
 

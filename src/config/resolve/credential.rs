@@ -1,6 +1,5 @@
 //! `[credentials.NAME]`: identities and how they get tokens.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,36 +9,41 @@ use toml::Spanned;
 
 use super::placeholder::placeholders;
 use super::route::plain_path;
-use super::{Owner, Resolver, api_discovery, duration, or_default, provider};
+use super::{Names, Resolver, api_discovery, duration, provider};
 use crate::config::model::credential::{Credential, HttpVersion, Quota};
 use crate::config::model::endpoint::{Endpoint, Issuer};
 use crate::config::model::request::NEVER_LISTED;
 use crate::config::source::choice::{Grant, Provider};
 use crate::config::source::diagnostics::Problem;
-use crate::config::source::reader::Key;
-use crate::config::source::schema::{self, Texts};
+use crate::config::source::key::Key;
+use crate::config::source::schema::{self, Credentials, Texts};
 use crate::config::source::units::RequiredScopes;
 
 const DEFAULT_QUOTA: Quota =
     Quota { requests: const { NonZeroU32::new(10).unwrap() }, per: Duration::from_mins(1) };
 
+const NOT_A_SCOPE: &str = "not a scope (RFC 6749 §3.3)";
+const SCOPE_HELP: &str = "write one scope per entry, without spaces, quotes or backslashes";
+
 impl Resolver<'_> {
-    /// All names with their places, also of unusable credentials, and the usable credentials.
+    /// All names, also of unusable credentials, and the usable credentials. `None` for unknown names.
     pub(super) fn credentials(
         &mut self,
-        credentials: BTreeMap<Spanned<String>, Spanned<schema::Credential>>,
-    ) -> (BTreeMap<String, Range<usize>>, Vec<Arc<Credential>>) {
-        let mut names = BTreeMap::new();
+        credentials: Key<Credentials>,
+    ) -> (Option<Names>, Vec<Arc<Credential>>) {
+        let is_known = !matches!(credentials, Key::Refused);
+        let mut names = Names::new();
         let mut usable = Vec::new();
-        for (name, credential) in credentials {
+        for (name, credential) in credentials.or_default().0 {
             let place = name.span();
             let name = name.into_inner();
             self.check_name(&name, &place);
-            let owner = Owner { path: format!("credentials.{name}"), place: place.clone() };
-            usable.extend(self.credential(&name, &owner, credential.into_inner()).map(Arc::new));
-            names.insert(name, place);
+            let is_table = credential.is_some();
+            let credential = credential.and_then(|keys| self.credential(&name, &place, keys.into_inner()));
+            usable.extend(credential.map(Arc::new));
+            names.insert(name, is_table.then_some(place));
         }
-        (names, usable)
+        (is_known.then_some(names), usable)
     }
 
     fn check_name(&mut self, name: &str, place: &Range<usize>) {
@@ -54,37 +58,36 @@ impl Resolver<'_> {
         self.problems.push(Problem::error(place.clone(), title));
     }
 
-    fn credential(&mut self, name: &str, owner: &Owner, mut file: schema::Credential) -> Option<Credential> {
-        let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
+    fn credential(
+        &mut self,
+        name: &str,
+        owner: &Range<usize>,
+        mut file: schema::Credential,
+    ) -> Option<Credential> {
         // Before the provider's defaults, which are derived from the written endpoints.
         self.refuse_own_endpoints(&file);
-        self.fill_in(owner, provider, &mut file);
+        let is_provider_known = self.fill_in(name, owner, &mut file);
+        let provider = file.provider.known_or(Provider::Oauth2).unwrap_or(Provider::Oauth2);
         let placeholders = placeholders(&file);
-        let issuer = self.issuer(provider, file.issuer.as_ref());
-        let token_url = if file.token_url.is_none() && file.issuer.is_some() && issuer.is_none() {
-            // The issuer has been reported.
-            None
-        } else {
-            self.token_url(owner, file.token_url.as_ref(), issuer.as_ref())
-        };
+        let issuer = file.issuer.usable().and_then(|issuer| self.issuer(provider, issuer));
+        let token_url = self.token_url(owner, &file, issuer.as_ref());
         let audience = default_audience(provider, issuer.as_ref(), token_url.as_ref());
         let login = self.login(owner, &file, issuer);
-        let client_certificate =
-            self.client_certificate(file.client_certificate.as_ref(), file.client_key.as_ref());
+        let client_certificate = self.client_certificate(&file.client_certificate, &file.client_key);
         let state = self.state(name, owner, &mut file);
         let identity = self.identity(owner, &mut file, audience);
         let parameters = self.token_parameters(&mut file);
-        let help = "write one scope per entry, without spaces, quotes or backslashes";
-        let scopes = self.texts(file.scopes, is_scope, "not a scope (RFC 6749 §3.3)", help);
-        let grant = file.grant.as_ref().map(|grant| *grant.get_ref());
+        let scopes = self.texts(file.scopes, is_scope, NOT_A_SCOPE, SCOPE_HELP);
+        let grant = file.grant.usable().map(|grant| *grant.get_ref());
         let spends_refresh_tokens = matches!(grant, Some(Grant::RefreshToken | Grant::AuthorizationCode));
-        let refresh_timeout = duration(file.timeout.clone(), if spends_refresh_tokens { 60 } else { 10 });
+        let default = Duration::from_secs(if spends_refresh_tokens { 60 } else { 10 });
+        let refresh_timeout = file.timeout.usable().map_or(default, |timeout| timeout.get_ref().0);
         let is_http = token_url.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http");
         // Last: another problem of such a value says more.
         for place in placeholders {
             self.warn_of_placeholder(place);
         }
-        let (roots, ca_file) = self.roots(file.ca_file, file.system_roots, is_http);
+        let (roots, ca_file) = self.roots(&file.ca_file, &file.system_roots, is_http);
         // The parts that may be absent come last, so that the others are checked in any case.
         Some(Credential {
             name: name.to_owned(),
@@ -96,7 +99,7 @@ impl Resolver<'_> {
             fields: self.answer_fields(file.fields),
             require_scopes: self.required_scopes(file.require_scopes, &scopes),
             scopes,
-            expect_jwt: or_default(file.expect_jwt),
+            expect_jwt: file.expect_jwt.or_default(),
             refresh_margin: duration(file.refresh_margin, 300),
             default_lifetime: self.positive(file.default_lifetime, 300),
             timeout: self.positive(file.timeout, 10),
@@ -107,15 +110,15 @@ impl Resolver<'_> {
             roots,
             ca_file,
             proxy: self.proxy(file.proxy, "token_url", is_http),
-            http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
-            max_rotations: or_default(file.max_rotations),
+            http_version: file.http_version.or(HttpVersion::Auto),
+            max_rotations: file.max_rotations.or_default(),
             state,
-            required: file.required.is_none_or(Spanned::into_inner),
-            discovery: api_discovery::issuer(provider, file.issuer.as_ref()),
+            required: file.required.or(true),
+            discovery: api_discovery::issuer(provider, file.issuer.usable()),
             login_stub: self.login_stub(file.login_stub),
             protected: provider::protected(provider),
             set_if_absent: provider::set_if_absent(provider),
-            token_url: token_url?,
+            token_url: token_url.filter(|_| is_provider_known)?,
             identity: identity?,
         })
     }
@@ -124,7 +127,7 @@ impl Resolver<'_> {
     fn login_stub(&mut self, paths: Key<Texts>) -> Vec<String> {
         let help = "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
         let mut usable = Vec::new();
-        for path in or_default(paths) {
+        for path in paths.or_default().into_iter().flatten() {
             match plain_path(path.get_ref()) {
                 Some(path) => usable.push(path),
                 None => self.error(path.span(), "not the path of a token endpoint", help),
@@ -136,59 +139,61 @@ impl Resolver<'_> {
     /// The token endpoint: configured, or else discovered from the issuer.
     fn token_url(
         &mut self,
-        owner: &Owner,
-        text: Option<&Spanned<String>>,
+        owner: &Range<usize>,
+        file: &schema::Credential,
         issuer: Option<&Issuer>,
     ) -> Option<Endpoint> {
-        if let (None, Some(issuer)) = (text, issuer) {
-            return Some(Endpoint::OfIssuer(issuer.clone()));
+        if file.token_url.is_absent() && !file.issuer.is_absent() {
+            // An unusable issuer has been reported.
+            return issuer.cloned().map(Endpoint::OfIssuer);
         }
         let help = "write the authorization server's token endpoint, such as \
                     \"https://login.example.com/oauth/token\", or the `issuer` of a server that publishes it";
-        let text = self.required(owner, "token_url", text, help)?;
+        let text = self.required(owner, "token_url", &file.token_url, help)?;
         let url = self.endpoint(text)?;
         self.warn_of_tutorial(text, &url);
         Some(Endpoint::Written(url))
     }
 
     fn required_scopes(&mut self, required: Key<RequiredScopes>, requested: &[String]) -> Vec<String> {
-        let Some(required) = required else { return Vec::new() };
-        let place = required.span();
-        match required.into_inner() {
+        match required.or(RequiredScopes::AsRequested(false)) {
             RequiredScopes::AsRequested(false) => Vec::new(),
             RequiredScopes::AsRequested(true) => {
                 requested.iter().filter(|scope| !NEVER_LISTED.contains(&scope.as_str())).cloned().collect()
             }
             RequiredScopes::Listed(scopes) => {
-                if scopes.iter().any(|scope| !is_scope(scope)) {
-                    let title = "an entry is not a scope (RFC 6749 §3.3)";
-                    self.problems.push(Problem::error(place, title));
+                for scope in scopes.iter().flatten().filter(|scope| !is_scope(scope.get_ref())) {
+                    self.error(scope.span(), NOT_A_SCOPE, SCOPE_HELP);
                 }
-                scopes
+                scopes.into_iter().flatten().map(Spanned::into_inner).collect()
             }
         }
     }
 
     fn quota(&mut self, rate: Key<schema::Rate>) -> Quota {
         const EXAMPLE: &str = "such as { requests = 10, per = \"60s\" }";
-        let Some(rate) = rate else { return DEFAULT_QUOTA };
+        let Some(rate) = rate.into_usable() else { return DEFAULT_QUOTA };
         let place = rate.span();
         let schema::Rate { requests, per } = rate.into_inner();
-        let (requests, per) = match (requests, per) {
-            (Some(requests), Some(per)) => (NonZeroU32::new(*requests.get_ref()), per.into_inner().0),
-            (requests, _) => {
-                let missing = if requests.is_none() { "requests" } else { "per" };
-                self.error(place, format!("`quota` lacks `{missing}`"), EXAMPLE);
-                return DEFAULT_QUOTA;
+        for (key, is_absent) in [("requests", requests.is_absent()), ("per", per.is_absent())] {
+            if is_absent {
+                self.error(place.clone(), format!("`quota` lacks `{key}`"), EXAMPLE);
             }
-        };
-        if requests.is_none() {
-            self.error(place.clone(), "`requests` must be at least 1", EXAMPLE);
         }
-        let quota = Quota { requests: requests.unwrap_or(DEFAULT_QUOTA.requests), per };
-        // The rate limiter counts whole nanoseconds for each request.
-        if quota.per.as_nanos() < u128::from(quota.requests.get()) {
-            self.error(place, "`per` is too short for so many requests", EXAMPLE);
+        let mut quota = DEFAULT_QUOTA;
+        if let Some(requests) = requests.usable() {
+            match NonZeroU32::new(*requests.get_ref()) {
+                Some(requests) => quota.requests = requests,
+                None => self.error(requests.span(), "`requests` must be at least 1", EXAMPLE),
+            }
+        }
+        if let Some(per) = per.usable() {
+            quota.per = per.get_ref().0;
+            // The rate limiter counts whole nanoseconds for each request.
+            let least = if requests.usable().is_some() { quota.requests.get() } else { 1 };
+            if quota.per.as_nanos() < u128::from(least) {
+                self.error(per.span(), "`per` is too short for so many requests", EXAMPLE);
+            }
         }
         quota
     }

@@ -1,35 +1,61 @@
-//! `fallback`: the grant that replaces a rejected refresh token.
+//! `grant`, and `fallback`: the grant that replaces a rejected refresh token.
 
-use super::{Owner, Resolver, or_default};
+use std::ops::Range;
+
+use super::Resolver;
 use crate::config::source::choice::Grant;
-use crate::config::source::reader::{Key, Placed};
+use crate::config::source::schema;
+
+/// The grant and the fallback of a credential.
+#[derive(Clone, Copy)]
+pub(super) struct Grants {
+    /// `None` for a refused one.
+    pub(super) grant: Option<Grant>,
+    pub(super) fallback: Option<Grant>,
+    /// Whether neither is refused.
+    pub(super) are_known: bool,
+}
+
+impl Grants {
+    /// Whether one of the two is this grant.
+    pub(super) fn have(self, grant: Grant) -> bool {
+        self.grant == Some(grant) || self.fallback == Some(grant)
+    }
+
+    /// Whether one of the two is this grant, or a refused one could have been meant to be.
+    pub(super) fn may_have(self, grant: Grant) -> bool {
+        !self.are_known || self.have(grant)
+    }
+}
 
 impl Resolver<'_> {
+    pub(super) fn grants(&mut self, keys: &schema::Credential) -> Grants {
+        let grant = keys.grant.known_or(Grant::ClientCredentials);
+        let fallback = keys.fallback.read_or(None, |written| match *written.get_ref() {
+            Some(fallback) => self.fallback(fallback, written.span(), grant).map(Some),
+            None => Some(None),
+        });
+        let are_known = grant.is_some() && fallback.is_some();
+        Grants { grant, fallback: fallback.flatten(), are_known }
+    }
+
     /// The fallback, unless it needs a person, or the grant has no refresh token to replace.
-    pub(super) fn fallback(
-        &mut self,
-        fallback: Key<Option<Grant>>,
-        grant: Grant,
-        owner: &Owner,
-    ) -> Option<Grant> {
-        let place = fallback.place();
-        let fallback = or_default(fallback)?;
+    fn fallback(&mut self, fallback: Grant, place: Range<usize>, grant: Option<Grant>) -> Option<Grant> {
         let has_refresh_token = |grant| matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
-        if has_refresh_token(fallback) {
-            return self.refuse(
-                place,
+        let (title, help) = if has_refresh_token(fallback) {
+            (
                 "this grant cannot be a fallback, because a person must renew it",
                 "use \"client_credentials\", \"password\", \"jwt_bearer\" or \"token_exchange\"",
-            );
-        }
-        if !has_refresh_token(grant) && !self.unusable.contains(&owner.key("grant")) {
-            return self.refuse(
-                place,
+            )
+        } else if grant.is_none_or(has_refresh_token) {
+            return Some(fallback);
+        } else {
+            (
                 "`fallback` is not used by this grant, which has no refresh token",
                 "set grant = \"refresh_token\", or remove `fallback`",
-            );
-        }
-        Some(fallback)
+            )
+        };
+        self.refuse(place, title, help)
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use toml::Spanned;
 
-use super::{Resolver, or_default};
+use super::Resolver;
 use crate::config::model::credential::Credential;
 use crate::config::model::fields::{Fields, is_for_proxies, is_override, is_protected, is_same_field};
 use crate::config::model::route::Rules;
-use crate::config::source::reader::Key;
+use crate::config::source::key::Key;
+use crate::config::source::reader::Table;
 use crate::config::source::schema::{self, Texts, TextsByName};
 
 impl Resolver<'_> {
@@ -22,7 +23,7 @@ impl Resolver<'_> {
         credential: Option<&Arc<Credential>>,
         token_field: &HeaderName,
     ) -> Fields {
-        let headers = or_default(headers);
+        let headers = schema::Headers::of(headers);
         self.keep_token_field(&headers, token_field);
         let mut changed = BTreeSet::new();
         let set = self.set_fields(headers.set, &mut changed);
@@ -44,9 +45,9 @@ impl Resolver<'_> {
             return;
         }
         // Of other fields, `pass` is refused in any case.
-        let passed = headers.pass.as_ref().filter(|_| is_for_proxies(token_field));
-        let texts = headers.remove.iter().chain(passed).flat_map(Spanned::get_ref);
-        let maps = [&headers.set, &headers.set_if_absent].into_iter().flatten();
+        let passed = headers.pass.usable().filter(|_| is_for_proxies(token_field));
+        let texts = headers.remove.usable().into_iter().chain(passed).flat_map(Spanned::get_ref).flatten();
+        let maps = [&headers.set, &headers.set_if_absent].into_iter().filter_map(Key::usable);
         let names = texts.chain(maps.flat_map(|map| map.get_ref().keys()));
         let is_same = |name: &&Spanned<String>| is_same_field(name.get_ref(), token_field.as_str());
         let places: Vec<_> = names.filter(is_same).map(Spanned::span).collect();
@@ -62,8 +63,9 @@ impl Resolver<'_> {
         changed: &mut BTreeSet<String>,
     ) -> Vec<(HeaderName, HeaderValue)> {
         let mut usable = Vec::new();
-        for (name, value) in or_default(fields) {
+        for (name, value) in fields.or_default() {
             let name = self.changed_field(&name, changed);
+            let Some(value) = value else { continue };
             let text = value.get_ref();
             // A field value has no white space at its ends (RFC 9110 §5.5).
             let is_trimmed = !text.is_empty() && text.trim() == text;
@@ -85,7 +87,7 @@ impl Resolver<'_> {
 
     fn removed_fields(&mut self, names: Key<Texts>, changed: &mut BTreeSet<String>) -> Vec<HeaderName> {
         let mut usable = Vec::new();
-        for name in or_default(names) {
+        for name in names.or_default().into_iter().flatten() {
             let place = name.span();
             let Some(name) = self.changed_field(&name, changed) else { continue };
             if is_for_proxies(&name) {
@@ -121,7 +123,7 @@ impl Resolver<'_> {
 
     fn passed_fields(&mut self, names: Key<Texts>, has_rules: bool) -> Vec<HeaderName> {
         let mut usable = Vec::new();
-        for name in or_default(names) {
+        for name in names.or_default().into_iter().flatten() {
             let place = name.span();
             let Some(name) = self.field_name(&name) else { continue };
             let (title, help) = if is_protected(&name) {

@@ -1,62 +1,52 @@
 //! The keys of a credential for client, client authentication and grant, and their valid combinations.
 
+use std::ops::Range;
+
 use toml::Spanned;
 
+use super::Resolver;
+use super::fallback::Grants;
 use super::secret_text::name_flaw;
-use super::{Owner, Resolver};
 use crate::config::model::identity::{
     Assertion, BasicEncoding, Claims, ClientAuth, Grant, Identity, SignedAssertion,
 };
 use crate::config::model::secret::Secret;
 use crate::config::source::choice;
-use crate::config::source::reader::{Key, Placed};
+use crate::config::source::key::Key;
 use crate::config::source::schema;
 
 /// RFC 8693 §3.
 const DEFAULT_SUBJECT_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// The grant and the fallback of a credential.
-#[derive(Clone, Copy)]
-pub(super) struct Grants {
-    grant: choice::Grant,
-    fallback: Option<choice::Grant>,
-}
-
-impl Grants {
-    pub(super) fn have(self, grant: choice::Grant) -> bool {
-        self.grant == grant || self.fallback == Some(grant)
-    }
-}
-
 impl Resolver<'_> {
     /// The identity, if each of its parts is usable.
     pub(super) fn identity(
         &mut self,
-        owner: &Owner,
+        owner: &Range<usize>,
         keys: &mut schema::Credential,
         audience: Option<String>,
     ) -> Option<Identity<Secret>> {
-        let grant = keys.grant.as_ref().map_or(choice::Grant::ClientCredentials, |grant| *grant.get_ref());
-        let auth = keys.client_auth.as_ref();
-        let auth = auth.map_or(choice::ClientAuth::SecretBasic, |auth| *auth.get_ref());
-        let fallback = self.fallback(keys.fallback.take(), grant, owner);
-        let grants = Grants { grant, fallback };
-        self.refuse_unused_keys(owner, keys, grants, auth);
+        let grants = self.grants(keys);
+        let auth = keys.client_auth.known_or(choice::ClientAuth::SecretBasic);
+        self.refuse_unused_keys(keys, grants, auth);
         self.warn_of_colon(keys, auth);
-        let grant_type = self.grant_type(owner, keys, grants);
+        let grant_type = self.grant_type(keys, grants);
         // A server with other parameter names may have no clients.
-        let has_no_client =
-            keys.client_id.is_none() && keys.request_fields.is_some() && auth == choice::ClientAuth::None;
+        let may_have_no_client = !keys.request_fields.is_absent()
+            && auth.is_none_or(|auth| auth == choice::ClientAuth::None)
+            && keys.client_id.is_absent();
         let client_id =
-            if has_no_client { Some(String::new()) } else { self.client_id(owner, keys.client_id.take()) };
-        let mut assertion = keys.assertion.take();
-        let aud = assertion.as_ref().and_then(|assertion| assertion.get_ref().aud.as_ref());
+            if may_have_no_client { Some(String::new()) } else { self.client_id(owner, &keys.client_id) };
+        let assertion = keys.assertion.take();
+        let parts = assertion.usable().map(Spanned::get_ref);
+        let aud = parts.and_then(|parts| parts.aud.usable());
         let audience = aud.map(|aud| aud.get_ref().clone()).or(audience);
-        let claims = assertion.as_mut().and_then(|assertion| assertion.as_mut().claims.take());
-        let claims = self.claims(claims);
-        let needs_key = grants.have(choice::Grant::JwtBearer) || auth == choice::ClientAuth::PrivateKeyJwt;
-        let assertion = if needs_key {
-            self.assertion(owner, assertion, client_id.as_deref(), audience.clone(), claims.clone())
+        let claims = self.claims(parts.and_then(|parts| parts.claims.usable()));
+        let needs_key =
+            grants.have(choice::Grant::JwtBearer) || auth == Some(choice::ClientAuth::PrivateKeyJwt);
+        let may_need_key = grants.may_have(choice::Grant::JwtBearer) || auth.is_none();
+        let assertion = if needs_key || (may_need_key && !assertion.is_absent()) {
+            self.assertion(owner, &assertion, client_id.as_deref(), audience.clone(), claims.clone())
         } else {
             None
         };
@@ -67,9 +57,10 @@ impl Resolver<'_> {
             Assertion::File(file) => Assertion::File(file),
         });
         let client_auth = self.client_auth(owner, keys, auth, of_client, audience.zip(Some(claims)));
-        let fallback = fallback.map(|fallback| self.grant(owner, keys, fallback, assertion.clone()));
-        let grant = self.grant(owner, keys, grant, assertion);
-        let client_secret_next = keys.client_secret_next.take().and_then(|source| self.secret(&source));
+        let fallback =
+            grants.fallback.map(|fallback| self.grant(owner, keys, Some(fallback), assertion.clone()));
+        let grant = self.grant(owner, keys, grants.grant, assertion);
+        let client_secret_next = keys.client_secret_next.usable().and_then(|source| self.secret(source));
         let request_headers = self.request_headers(keys.request_headers.take());
         Some(Identity {
             client_id: client_id?,
@@ -85,30 +76,30 @@ impl Resolver<'_> {
     /// The server's own name for the grant.
     fn grant_type(
         &mut self,
-        owner: &Owner,
-        keys: &mut schema::Credential,
-        Grants { grant, fallback }: Grants,
+        keys: &schema::Credential,
+        Grants { grant, fallback, are_known }: Grants,
     ) -> Option<String> {
-        let name = keys.grant_type.take().filter(|name| !name.get_ref().is_empty())?;
-        let renamed = keys.request_fields.as_ref().and_then(|fields| fields.get_ref().get("grant_type"));
+        let name = keys.grant_type.usable().filter(|name| !name.get_ref().is_empty())?;
+        let renamed =
+            keys.request_fields.usable().and_then(|fields| fields.get_ref().get("grant_type")?.as_ref());
         let (title, help) = if !name.get_ref().bytes().all(|byte| byte.is_ascii_graphic()) {
             (
                 "not a grant type (RFC 6749 §4.5)",
                 "write a name without blanks, such as \"account_credentials\"",
             )
-        } else if self.unusable.contains(&owner.key("grant")) {
+        } else if !are_known {
             return None;
         } else if matches!(name.get_ref().as_str(), "password" | "refresh_token" | "authorization_code") {
             (
                 "`grant_type` does not choose the grant",
                 "write `grant` for one of the standard grants, with its own keys",
             )
-        } else if grant == choice::Grant::RefreshToken && fallback.is_none() {
+        } else if grant == Some(choice::Grant::RefreshToken) && fallback.is_none() {
             (
                 "`grant_type` is not used by this grant",
                 "a refresh always has the grant type \"refresh_token\": remove `grant_type`, or set `grant`",
             )
-        } else if grant == choice::Grant::AuthorizationCode && fallback.is_some() {
+        } else if grant == Some(choice::Grant::AuthorizationCode) && fallback.is_some() {
             (
                 "`grant_type` could name the login or the fallback",
                 "remove `grant_type` or `fallback`: both requests would have this grant type",
@@ -119,7 +110,7 @@ impl Resolver<'_> {
                 "remove `grant_type`, or grant_type = \"\" from `request_fields`",
             )
         } else {
-            return Some(name.into_inner());
+            return Some(name.get_ref().clone());
         };
         self.refuse(name.span(), title, help)
     }
@@ -127,20 +118,15 @@ impl Resolver<'_> {
     /// Refuses keys without effect: the key, the grant or the client authentication is a mistake.
     fn refuse_unused_keys(
         &mut self,
-        owner: &Owner,
         keys: &schema::Credential,
         grants: Grants,
-        auth: choice::ClientAuth,
+        auth: Option<choice::ClientAuth>,
     ) {
         use choice::ClientAuth::{None, PrivateKeyJwt, SecretBasic, SecretJwt, SecretPost};
         use choice::Grant::{AuthorizationCode, JwtBearer, Password, RefreshToken, TokenExchange};
-        let is_grant_known = !self.unusable.contains(&owner.key("grant"));
-        let is_auth_known = !self.unusable.contains(&owner.key("client_auth"));
-        let of_grant = |grant, name: &str| {
-            (!is_grant_known || grants.have(grant), "grant", format!("grant = \"{name}\""))
-        };
+        let of_grant = |grant, name: &str| (grants.may_have(grant), "grant", format!("grant = \"{name}\""));
         let of_auth = |auths: &[_], names: &str| {
-            let is_used = !is_auth_known || auths.contains(&auth);
+            let is_used = auth.is_none_or(|auth| auths.contains(&auth));
             (is_used, "client authentication", format!("client_auth = {names}"))
         };
         let password = of_grant(Password, "password");
@@ -171,20 +157,21 @@ impl Resolver<'_> {
                 self.error(place, format!("`{key}` is not used by this {user}"), help);
             }
         }
-        let signs = matches!(auth, PrivateKeyJwt | SecretJwt) || grants.have(JwtBearer);
-        match keys.assertion.as_ref().filter(|_| is_grant_known && is_auth_known) {
-            Some(assertion) if signs => self.refuse_unused_parts(assertion.get_ref(), grants, auth),
-            Some(assertion) => self.error(
-                assertion.span(),
-                "`assertion` is used by neither grant nor client authentication",
-                "set client_auth = \"private_key_jwt\" or grant = \"jwt_bearer\", or remove `assertion`",
-            ),
-            Option::None => {}
+        if let (Some(assertion), Some(auth), true) = (keys.assertion.usable(), auth, grants.are_known) {
+            if matches!(auth, PrivateKeyJwt | SecretJwt) || grants.have(JwtBearer) {
+                self.refuse_unused_parts(assertion.get_ref(), grants, auth);
+            } else {
+                self.error(
+                    assertion.span(),
+                    "`assertion` is used by neither grant nor client authentication",
+                    "set client_auth = \"private_key_jwt\" or grant = \"jwt_bearer\", or remove `assertion`",
+                );
+            }
         }
-        let is_unauthenticated = auth == None && grants.have(choice::Grant::ClientCredentials);
-        if is_unauthenticated && is_grant_known && keys.client_secret.is_none() {
+        let is_unauthenticated = auth == Some(None) && grants.have(choice::Grant::ClientCredentials);
+        if is_unauthenticated && keys.client_secret.is_absent() {
             self.warning(
-                keys.client_auth.as_ref().map(Spanned::span),
+                keys.client_auth.place(),
                 "the client does not authenticate",
                 "a server that issues tokens for a client id alone issues them to anybody (RFC 6749 §4.4)",
             );
@@ -192,12 +179,13 @@ impl Resolver<'_> {
     }
 
     /// Warns of a client id that HTTP Basic cannot carry: the user-id ends at the first colon (RFC 7617 §2).
-    fn warn_of_colon(&mut self, keys: &schema::Credential, auth: choice::ClientAuth) {
-        let is_form = |encoding: &Spanned<BasicEncoding>| *encoding.get_ref() == BasicEncoding::Form;
-        if auth != choice::ClientAuth::SecretBasic || keys.basic_encoding.as_ref().is_some_and(is_form) {
+    fn warn_of_colon(&mut self, keys: &schema::Credential, auth: Option<choice::ClientAuth>) {
+        let encoding = keys.basic_encoding.known_or(BasicEncoding::Auto);
+        let is_raw = encoding.is_some_and(|encoding| encoding != BasicEncoding::Form);
+        if auth != Some(choice::ClientAuth::SecretBasic) || !is_raw {
             return;
         }
-        if let Some(id) = keys.client_id.as_ref().filter(|id| id.get_ref().contains(':')) {
+        if let Some(id) = keys.client_id.usable().filter(|id| id.get_ref().contains(':')) {
             self.warning(
                 id.span(),
                 "HTTP Basic cannot carry a client id with a colon unencoded",
@@ -206,15 +194,15 @@ impl Resolver<'_> {
         }
     }
 
-    fn client_id(&mut self, owner: &Owner, id: Key<String>) -> Option<String> {
+    fn client_id(&mut self, owner: &Range<usize>, id: &Key<String>) -> Option<String> {
         let help = "write the id of the OAuth client, as the provider shows it";
         let id = self.required(owner, "client_id", id, help)?;
         if id.get_ref().trim().is_empty() {
             self.error(id.span(), "`client_id` is empty", help);
         } else {
-            self.warn_of_form("client_id", &id);
+            self.warn_of_form("client_id", id);
         }
-        Some(id.into_inner())
+        Some(id.get_ref().clone())
     }
 
     /// Warns of quotes, blanks or invisible characters that were probably copied with a name.
@@ -226,17 +214,20 @@ impl Resolver<'_> {
 
     fn client_auth(
         &mut self,
-        owner: &Owner,
-        keys: &mut schema::Credential,
-        auth: choice::ClientAuth,
+        owner: &Range<usize>,
+        keys: &schema::Credential,
+        auth: Option<choice::ClientAuth>,
         assertion: Option<Assertion<Secret>>,
         audience_and_claims: Option<(String, Claims)>,
     ) -> Option<ClientAuth<Secret>> {
-        let secret = keys.client_secret.take();
-        let encoding = keys.basic_encoding.take().map_or(BasicEncoding::Auto, Spanned::into_inner);
-        let mut secret = || self.required_secret(owner, "client_secret", secret.as_ref());
+        let encoding = keys.basic_encoding.known_or(BasicEncoding::Auto);
+        let Some(auth) = auth else {
+            self.secrets([&keys.client_secret]);
+            return None;
+        };
+        let mut secret = || self.required_secret(owner, "client_secret", &keys.client_secret);
         Some(match auth {
-            choice::ClientAuth::SecretBasic => ClientAuth::Basic { secret: secret()?, encoding },
+            choice::ClientAuth::SecretBasic => ClientAuth::Basic { secret: secret()?, encoding: encoding? },
             choice::ClientAuth::SecretPost => ClientAuth::Post { secret: secret()? },
             choice::ClientAuth::SecretJwt => {
                 let (audience, claims) = audience_and_claims?;
@@ -245,7 +236,7 @@ impl Resolver<'_> {
             choice::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt(assertion?),
             choice::ClientAuth::Tls => {
                 let help = "write a PEM file with the client's certificate; its key is `client_key`";
-                self.required(owner, "client_certificate", keys.client_certificate.as_ref(), help);
+                self.required(owner, "client_certificate", &keys.client_certificate, help);
                 ClientAuth::TlsClientAuth
             }
             choice::ClientAuth::None => ClientAuth::None,
@@ -254,32 +245,37 @@ impl Resolver<'_> {
 
     fn grant(
         &mut self,
-        owner: &Owner,
-        keys: &mut schema::Credential,
-        grant: choice::Grant,
+        owner: &Range<usize>,
+        keys: &schema::Credential,
+        grant: Option<choice::Grant>,
         assertion: Option<Assertion<Secret>>,
     ) -> Option<Grant<Secret>> {
+        let Some(grant) = grant else {
+            self.secrets([&keys.password, &keys.subject_token, &keys.refresh_token]);
+            return None;
+        };
         match grant {
             choice::Grant::ClientCredentials => Some(Grant::ClientCredentials),
             choice::Grant::Password => {
                 let help = "write the name of the user; for CXone, the id of the access key";
-                let username = self.required(owner, "username", keys.username.take(), help);
-                if let Some(username) = &username {
+                let username = self.required(owner, "username", &keys.username, help);
+                if let Some(username) = username {
                     self.warn_of_form("username", username);
                 }
-                let password = self.required_secret(owner, "password", keys.password.as_ref());
-                Some(Grant::Password { username: username?.into_inner(), password: password? })
+                let password = self.required_secret(owner, "password", &keys.password);
+                Some(Grant::Password { username: username?.get_ref().clone(), password: password? })
             }
             choice::Grant::JwtBearer => assertion.map(Grant::JwtBearer),
             choice::Grant::TokenExchange => {
-                let subject_token = self.required_secret(owner, "subject_token", keys.subject_token.as_ref());
-                let kind = keys.subject_token_type.take().map(Spanned::into_inner);
-                let subject_token_type = kind.unwrap_or_else(|| DEFAULT_SUBJECT_TOKEN_TYPE.to_owned());
+                let subject_token = self.required_secret(owner, "subject_token", &keys.subject_token);
+                let kind = keys.subject_token_type.usable().map(Spanned::get_ref);
+                let subject_token_type =
+                    kind.cloned().unwrap_or_else(|| DEFAULT_SUBJECT_TOKEN_TYPE.to_owned());
                 Some(Grant::TokenExchange { subject_token: subject_token?, subject_token_type })
             }
             choice::Grant::RefreshToken => {
-                let Some(source) = keys.refresh_token.take() else { return Some(Grant::RefreshToken(None)) };
-                self.secret(&source).map(|token| Grant::RefreshToken(Some(token)))
+                let token = keys.refresh_token.read_or(None, |source| self.secret(source).map(Some));
+                token.map(Grant::RefreshToken)
             }
             // The login stores the first refresh token in the state; a configured one would take precedence.
             choice::Grant::AuthorizationCode => Some(Grant::RefreshToken(None)),

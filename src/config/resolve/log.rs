@@ -18,7 +18,7 @@ impl Resolver<'_> {
             );
             None
         });
-        let level = log.level.and_then(|level| {
+        let level = log.level.usable().and_then(|level| {
             let text = level.get_ref();
             // A single word would be read as the name of a module.
             let is_word = text.chars().all(|c| c.is_ascii_alphanumeric());
@@ -30,11 +30,12 @@ impl Resolver<'_> {
             }
             levels
         });
+        let output = log.output.usable().and_then(|output| self.log_output(output));
         Log {
-            output: log.output.and_then(|output| self.log_output(&output)).unwrap_or(LogOutput::Stderr),
-            format: log.format.map_or(LogFormat::Auto, Spanned::into_inner),
+            output: output.unwrap_or(LogOutput::Stderr),
+            format: log.format.or(LogFormat::Auto),
             level: chosen.or(level).unwrap_or_else(|| levels::all(LevelFilter::INFO)),
-            access: log.access.map_or(Sampling::ALL, Spanned::into_inner),
+            access: log.access.or(Sampling::ALL),
         }
     }
     fn log_output(&mut self, output: &Spanned<String>) -> Option<LogOutput> {

@@ -1,12 +1,15 @@
 //! The issuer of a credential, and the authorization by a person.
 
+use std::ops::Range;
+
 use toml::Spanned;
 use url::Url;
 
-use super::{Owner, Resolver};
+use super::Resolver;
 use crate::config::model::endpoint::{Endpoint, Issuer};
 use crate::config::model::login::{Login, RedirectUri};
 use crate::config::source::choice::{Grant, Provider};
+use crate::config::source::key::Key;
 use crate::config::source::schema;
 
 /// The address that `bearerd login` listens on by default.
@@ -14,10 +17,8 @@ const DEFAULT_REDIRECT_URI: &str = "http://127.0.0.1:8400/callback";
 
 impl Resolver<'_> {
     /// The issuer: unchanged, or for a known platform without a slash at the end.
-    pub(super) fn issuer(&mut self, provider: Provider, issuer: Option<&Spanned<String>>) -> Option<Issuer> {
-        let issuer = issuer?;
+    pub(super) fn issuer(&mut self, provider: Provider, issuer: &Spanned<String>) -> Option<Issuer> {
         if provider != Provider::Oauth2 {
-            // A wrong issuer has been reported.
             let identifier = issuer.get_ref().trim_end_matches('/');
             return Url::parse(identifier).ok().map(|url| Issuer::new(identifier, url));
         }
@@ -39,27 +40,30 @@ impl Resolver<'_> {
     /// The settings for a person's login, if the grant needs one.
     pub(super) fn login(
         &mut self,
-        owner: &Owner,
+        owner: &Range<usize>,
         keys: &schema::Credential,
         issuer: Option<Issuer>,
     ) -> Option<Login> {
-        if keys.grant.as_ref().is_none_or(|grant| *grant.get_ref() != Grant::AuthorizationCode) {
+        if keys.grant.known_or(Grant::ClientCredentials) != Some(Grant::AuthorizationCode) {
             return None;
         }
-        let authorize_url = match (&keys.authorize_url, &issuer) {
-            (Some(text), _) => self.endpoint(text).map(Endpoint::Written),
-            (None, Some(issuer)) => Some(Endpoint::OfIssuer(issuer.clone())),
-            // A wrong issuer, or a missing key of the platform, has been reported.
-            (None, None) if keys.issuer.is_some() || self.unusable.contains(&owner.key("token_url")) => None,
-            (None, None) => {
-                let help = "write the page where a person logs in, such as \
-                            \"https://login.example.com/oauth/authorize\", or the `issuer` of a server that publishes it";
-                self.required(owner, "authorize_url", None, help)
-            }
+        let authorize_url = if keys.authorize_url.is_absent() && !keys.issuer.is_absent() {
+            // An unusable issuer has been reported.
+            issuer.clone().map(Endpoint::OfIssuer)
+        } else {
+            let help = "write the page where a person logs in, such as \
+                        \"https://login.example.com/oauth/authorize\", or the `issuer` of a server that publishes it";
+            let text = self.required(owner, "authorize_url", &keys.authorize_url, help);
+            text.and_then(|text| self.endpoint(text)).map(Endpoint::Written)
         };
-        let default = Spanned::new(owner.place.clone(), DEFAULT_REDIRECT_URI.to_owned());
-        let text = keys.redirect_uri.as_ref().unwrap_or(&default);
-        let redirect_uri = self.endpoint(text).map(|url| RedirectUri::new(text.get_ref(), url));
+        let default = Key::Written(Spanned::new(owner.clone(), DEFAULT_REDIRECT_URI.to_owned()));
+        let text = if keys.redirect_uri.is_absent() { &default } else { &keys.redirect_uri };
+        let redirect_uri = text.usable().and_then(|text| {
+            let url = self.endpoint(text)?;
+            let redirect_uri = RedirectUri::new(text.get_ref(), url);
+            self.refuse_own_redirect_uri(&redirect_uri, text.span());
+            Some(redirect_uri)
+        });
         Some(Login { authorize_url: authorize_url?, redirect_uri: redirect_uri?, issuer })
     }
 }

@@ -32,7 +32,7 @@ mod state;
 mod token_field;
 mod tutorial;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -49,7 +49,8 @@ use super::model::pem_file::with_cause;
 use super::model::server::HeaderCase;
 use super::source::diagnostics::{Diagnostics, Place, Problem, Severity};
 use super::source::document::Document;
-use super::source::reader::Key;
+use super::source::key::Key;
+use super::source::reader::Table;
 use super::source::schema::{self, Texts};
 use super::source::units;
 
@@ -70,14 +71,13 @@ pub(super) fn resolve(
     folder: &Path,
     environment: &Environment,
 ) -> Result<Checked, Box<Diagnostics>> {
-    let Document { file, sources, problems, unusable, .. } = document;
+    let Document { file, sources, problems } = document;
     let mut resolver = Resolver {
         folder: folder.to_owned(),
         environment,
-        unusable,
         asks_for_certificates: false,
         header_case: HeaderCase::Lower,
-        state_dir: None,
+        state_dir: Key::Absent,
         state_files: BTreeMap::new(),
         state_places: BTreeMap::new(),
         own_addresses: Vec::new(),
@@ -92,37 +92,46 @@ pub(super) fn resolve(
     }
 }
 
-/// A table of the file, for problems of missing keys.
-struct Owner {
-    /// The path of the table, such as `credentials.NAME`.
-    path: String,
-    place: Range<usize>,
+/// The names of the credentials, each with its place; `None` for the name of what is no table.
+type Names = BTreeMap<String, Place>;
+
+/// The hosts of the routes.
+struct RouteHosts {
+    /// The usable ones.
+    usable: Vec<String>,
+    /// Whether a route has a host, usable or not, or may have one.
+    has_any: bool,
 }
 
-impl Owner {
-    fn key(&self, key: &str) -> String {
-        format!("{}.{key}", self.path)
+impl RouteHosts {
+    fn of(routes: &Key<schema::Routes>) -> Self {
+        let entries = || routes.usable().into_iter().flat_map(|routes| &routes.get_ref().0);
+        let hosts = || entries().flatten().map(|route| &route.get_ref().host);
+        Self {
+            usable: hosts().filter_map(Key::usable).map(|host| host.get_ref().clone()).collect(),
+            has_any: matches!(routes, Key::Refused)
+                || entries().any(Option::is_none)
+                || hosts().any(|host| !host.is_absent()),
+        }
     }
 }
 
 struct Resolver<'a> {
     folder: PathBuf,
     environment: &'a Environment,
-    /// Paths of the keys that are present but unusable.
-    unusable: BTreeSet<String>,
     /// Whether `client_ca` is set, usable or not.
     asks_for_certificates: bool,
     /// `server.header_case`.
     header_case: HeaderCase,
     /// `server.state_dir`.
-    state_dir: Option<PathBuf>,
+    state_dir: Key<PathBuf>,
     /// The state files so far, without symlinks and in one spelling, each with the name of its credential.
     state_files: BTreeMap<PathBuf, String>,
     /// See [`Checked::state_places`].
     state_places: BTreeMap<String, Range<usize>>,
-    /// The addresses that the daemon listens on, each with its key.
+    /// The addresses that the daemon listens on, each with its key, if they are known.
     own_addresses: Vec<(SocketAddr, &'static str)>,
-    /// The region of each credential that has one; `None` for an unknown region, which has been reported.
+    /// The region of each credential that has one; `None` for a refused one, and where the provider is refused.
     regions: BTreeMap<String, Option<&'static str>>,
     problems: Vec<Problem>,
 }
@@ -130,16 +139,14 @@ struct Resolver<'a> {
 impl Resolver<'_> {
     /// The configuration, if there is no error.
     fn config(&mut self, file: schema::File) -> Option<Config> {
-        let routes = or_default(file.routes);
-        let hosts = routes.iter().filter_map(|route| route.get_ref().host.as_ref());
-        let route_hosts: Vec<String> = hosts.map(|host| host.get_ref().clone()).collect();
-        let server = self.server(or_default(file.server), &route_hosts);
-        let admin = self.admin(or_default(file.admin), &server.listen);
+        let route_hosts = RouteHosts::of(&file.routes);
+        let server = self.server(schema::Server::of(file.server), &route_hosts);
+        let admin = self.admin(schema::Admin::of(file.admin), &server.listen);
         self.listens("server.listen", server.listen.iter().cloned());
         self.listens("admin.listen", admin.as_ref().map(|admin| Listen::Tcp(admin.listen)));
-        let log = self.log(or_default(file.log));
-        let (names, credentials) = self.credentials(or_default(file.credentials));
-        let routes = self.routes(routes, &names, &credentials);
+        let log = self.log(schema::Log::of(file.log));
+        let (names, credentials) = self.credentials(file.credentials);
+        let routes = self.routes(file.routes, names.as_ref(), &credentials);
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return None;
         }
@@ -165,12 +172,18 @@ impl Resolver<'_> {
         None
     }
 
-    /// The value of a key without a default. An absent value is reported, unless the key is present but unusable.
-    fn required<T>(&mut self, owner: &Owner, key: &str, value: Option<T>, help: &str) -> Option<T> {
-        if value.is_none() && !self.unusable.contains(&owner.key(key)) {
-            self.error(owner.place.clone(), format!("`{key}` is missing"), help);
+    /// The usable value of a key without a default. An absent key is reported in the place of its table, the `owner`.
+    fn required<'k, T>(
+        &mut self,
+        owner: &Range<usize>,
+        key: &str,
+        value: &'k Key<T>,
+        help: &str,
+    ) -> Option<&'k Spanned<T>> {
+        if value.is_absent() {
+            self.error(owner.clone(), format!("`{key}` is missing"), help);
         }
-        value
+        value.usable()
     }
 
     /// All texts of a list; unusable texts are reported.
@@ -181,14 +194,15 @@ impl Resolver<'_> {
         title: &str,
         help: &str,
     ) -> Vec<String> {
-        let texts = or_default(texts);
+        let texts: Vec<Spanned<String>> = texts.or_default().into_iter().flatten().collect();
         for text in texts.iter().filter(|text| !is_usable(text.get_ref())) {
             self.error(text.span(), title, help);
         }
         texts.into_iter().map(Spanned::into_inner).collect()
     }
 
-    fn address(&mut self, text: &str, place: &Range<usize>) -> Option<SocketAddr> {
+    fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
+        let (place, text) = (text.span(), text.get_ref());
         let help = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"; \":8080\" is every IPv4 \
                     address of this machine, and \"localhost:8080\" is 127.0.0.1";
         let written = match text.rsplit_once(':') {
@@ -201,7 +215,7 @@ impl Resolver<'_> {
             .unwrap_or(text)
             .parse()
             .ok()
-            .or_else(|| self.refuse(place.clone(), "not an address to listen on", help))
+            .or_else(|| self.refuse(place, "not an address to listen on", help))
     }
 
     /// A URL that a credential may be sent to: https, or http on loopback.
@@ -231,21 +245,21 @@ impl Resolver<'_> {
     }
 
     fn positive(&mut self, value: Key<units::Duration>, default_seconds: u64) -> Duration {
-        if let Some(zero) = value.as_ref().filter(|value| value.get_ref().0.is_zero()) {
+        if let Some(zero) = value.usable().filter(|value| value.get_ref().0.is_zero()) {
             self.error(zero.span(), "must be longer than zero", "write a duration such as \"10s\"");
         }
         duration(value, default_seconds)
     }
 
     fn at_least_one(&mut self, value: Key<u32>, default: u32) -> u32 {
-        if let Some(zero) = value.as_ref().filter(|value| *value.get_ref() == 0) {
+        if let Some(zero) = value.usable().filter(|value| *value.get_ref() == 0) {
             self.problems.push(Problem::error(zero.span(), "must be at least 1"));
         }
-        value.map_or(default, Spanned::into_inner)
+        value.or(default)
     }
 
     fn bytes(&mut self, value: Key<units::Size>, default: usize, allowed: RangeInclusive<u64>) -> usize {
-        let Some(value) = value else { return default };
+        let Some(value) = value.into_usable() else { return default };
         let bytes = value.get_ref().0;
         if !allowed.contains(&bytes) {
             let [least, most] = [allowed.start(), allowed.end()].map(|bytes| units::Size(*bytes));
@@ -256,13 +270,8 @@ impl Resolver<'_> {
     }
 }
 
-/// The value of a key, or the default of its type.
-fn or_default<T: Default>(value: Key<T>) -> T {
-    value.map(Spanned::into_inner).unwrap_or_default()
-}
-
 fn duration(value: Key<units::Duration>, default_seconds: u64) -> Duration {
-    value.map_or(Duration::from_secs(default_seconds), |value| value.into_inner().0)
+    value.or(units::Duration(Duration::from_secs(default_seconds))).0
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use url::Url;
 use super::Resolver;
 use super::own_address::own_proxy_help;
 use crate::config::model::credential::Proxy;
-use crate::config::source::reader::Key;
+use crate::config::source::key::Key;
 
 const HELP: &str =
     "write an http:// or https:// address, such as \"http://proxy.example.com:3128\", or \"\" for no proxy";
@@ -16,8 +16,11 @@ impl Resolver<'_> {
     ///
     /// `url_key` is the key with the URL that the proxy leads to.
     pub(super) fn proxy(&mut self, proxy: Key<String>, url_key: &str, is_http: bool) -> Option<Proxy> {
-        let Some(proxy) = proxy else {
-            return if is_http { None } else { self.proxy_of_environment() };
+        let proxy = match proxy {
+            Key::Absent if is_http => return None,
+            Key::Absent => return self.proxy_of_environment(),
+            Key::Refused => return None,
+            Key::Written(proxy) => proxy,
         };
         if proxy.get_ref().is_empty() {
             return None;

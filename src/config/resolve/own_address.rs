@@ -9,6 +9,7 @@ use url::Url;
 
 use super::Resolver;
 use crate::config::model::listen::Listen;
+use crate::config::model::login::RedirectUri;
 use crate::config::model::route::Address;
 use crate::config::source::schema;
 
@@ -37,7 +38,7 @@ impl Resolver<'_> {
         for (name, text) in
             [("token_url", &file.token_url), ("issuer", &file.issuer), ("authorize_url", &file.authorize_url)]
         {
-            let Some(text) = text else { continue };
+            let Some(text) = text.usable() else { continue };
             let Some(key) = self.own_key_of_url(text.get_ref()) else { continue };
             let title = format!("`{name}` is this daemon's own `{key}`");
             let help = format!(
@@ -45,6 +46,23 @@ impl Resolver<'_> {
                  itself"
             );
             self.error(text.span(), title, help);
+        }
+    }
+
+    /// Refuses a redirect URI at which the daemon listens: `bearerd login` could not, and the daemon does not know the code
+    /// that the browser brings.
+    pub(super) fn refuse_own_redirect_uri(&mut self, redirect_uri: &RedirectUri, place: Range<usize>) {
+        let listens = redirect_uri.listen().into_iter().find_map(|at| self.own_key_at(at.ip(), at.port()));
+        // Without a port, http has any free one.
+        let is_https = redirect_uri.as_str().starts_with("https:");
+        let own = listens.or_else(|| self.own_key_of_url(redirect_uri.as_str()).filter(|_| is_https));
+        if let Some(key) = own {
+            let title = format!("`redirect_uri` is this daemon's own `{key}`");
+            let help = format!(
+                "write another port, such as \"http://127.0.0.1:8401/callback\", and register that URI at the \
+                 authorization server, or change `{key}`: `bearerd login` listens there for the browser"
+            );
+            self.error(place, title, help);
         }
     }
 
@@ -64,7 +82,10 @@ impl Resolver<'_> {
 
     /// The key that listens at a host and port.
     fn own_key(&self, host: &str, port: u16) -> Option<&'static str> {
-        let ip = ip_of(host)?;
+        self.own_key_at(ip_of(host)?, port)
+    }
+
+    fn own_key_at(&self, ip: IpAddr, port: u16) -> Option<&'static str> {
         let is_own =
             |(address, _): &&(SocketAddr, &str)| address.port() == port && is_reached(address.ip(), ip);
         self.own_addresses.iter().find(is_own).map(|(_, key)| *key)
@@ -202,6 +223,53 @@ mod tests {
         }
         let route = "proxy = \"http://127.0.0.1:3128\"";
         assert_eq!(titles(URL, route, [("HTTPS_PROXY", "http://127.0.0.1:7381")]), [""; 0]);
+    }
+
+    #[test]
+    fn a_redirect_uri_is_not_one_of_the_daemons_own_addresses() {
+        let login = |redirect_uri: &str| {
+            let lines = format!(
+                "grant = \"authorization_code\"\nstate_key = {{ env = \"KEY\" }}\n{URL}\n\
+                 authorize_url = \"https://as.test/a\"\nredirect_uri = \"{redirect_uri}\""
+            );
+            titles(&lines, "", NOTHING)
+        };
+        for own in [
+            "http://127.0.0.1:7380/callback",
+            "http://localhost:7380/",
+            "http://[::1]:7380/c",
+            "https://127.0.0.1:7380/",
+        ] {
+            assert_eq!(login(own), ["`redirect_uri` is this daemon's own `server.listen`"], "{own}");
+        }
+        assert_eq!(login("http://127.0.0.1:9091/"), ["`redirect_uri` is this daemon's own `admin.listen`"]);
+        for other in
+            ["http://127.0.0.1:8400/callback", "http://127.0.0.1/callback", "https://app.test:7380/callback"]
+        {
+            assert_eq!(login(other), [""; 0], "{other}");
+        }
+        // The default of `redirect_uri` too.
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:8400\"\nstate_dir = \"/nowhere\"\n[credentials.c]\nclient_id = \"i\"\n\
+             client_auth = \"none\"\nissuer = \"https://as.test\"\ngrant = \"authorization_code\"\n\
+             state_key = {{ env = \"KEY\" }}\n[[routes]]\nupstream = \"https://api.test\"\ncredential = \"c\"\n"
+        );
+        let problems = parse(Path::new("proxy.toml"), text, &Environment::from([("KEY", KEY)])).unwrap_err();
+        assert_eq!(problems.errors(), 1, "{problems}");
+        assert!(problems.to_string().contains("127.0.0.1:8401/callback"), "{problems}");
+    }
+
+    /// Without a port, `bearerd login` uses any free one, also where the daemon listens at port 80.
+    #[test]
+    fn a_redirect_uri_without_a_port_is_at_no_listener() {
+        let text = "[server]\nlisten = \"127.0.0.1:80\"\nstate_dir = \"/nowhere\"\n[credentials.c]\nclient_id = \"i\"\n\
+                    client_auth = \"none\"\nissuer = \"https://as.test\"\ngrant = \"authorization_code\"\n\
+                    state_key = { env = \"KEY\" }\nredirect_uri = \"http://127.0.0.1/callback\"\n\
+                    [[routes]]\nupstream = \"https://api.test\"\ncredential = \"c\"\n";
+        let read =
+            |text: &str| parse(Path::new("proxy.toml"), text.to_owned(), &Environment::from([("KEY", KEY)]));
+        assert!(read(text).is_ok());
+        assert_eq!(read(&text.replace("127.0.0.1/", "127.0.0.1:80/")).unwrap_err().errors(), 1);
     }
 
     #[test]

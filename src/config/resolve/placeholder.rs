@@ -5,6 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::Resolver;
+use crate::config::source::key::Key;
 use crate::config::source::schema;
 
 const HELP: &str = "write the value that the provider shows; if this is the value, ignore the warning";
@@ -102,13 +103,13 @@ const NOUNS: [&str; 24] = [
 /// The places of a credential's values that were not filled in.
 pub(super) fn placeholders(file: &schema::Credential) -> Vec<Range<usize>> {
     let is_name = |text: &&Spanned<String>| is_placeholder(text.get_ref()) || has_marked_part(text.get_ref());
-    let names = [&file.client_id, &file.username].into_iter().flatten().filter(is_name);
-    let urls = [&file.token_url, &file.issuer, &file.authorize_url].into_iter().flatten();
+    let names = [&file.client_id, &file.username].into_iter().filter_map(Key::usable).filter(is_name);
+    let urls = [&file.token_url, &file.issuer, &file.authorize_url].into_iter().filter_map(Key::usable);
     let urls = urls.filter(|text| has_placeholder(text.get_ref()));
     // Names of permissions and of APIs, and values of the protocol: an address, at most, but not one to connect to.
-    let lists = [&file.scopes, &file.resource].into_iter().flatten().flat_map(Spanned::get_ref);
-    let parameters = file.extra.iter().flat_map(|extra| extra.get_ref().values());
-    let others = file.audience.iter().chain(lists).chain(parameters);
+    let lists = [&file.scopes, &file.resource].into_iter().filter_map(Key::usable).flat_map(Spanned::get_ref);
+    let parameters = file.extra.usable().into_iter().flat_map(|extra| extra.get_ref().values());
+    let others = file.audience.usable().into_iter().chain(lists.chain(parameters).flatten());
     let others = others.filter(|text| has_unfilled_part(text.get_ref()));
     names.chain(urls).chain(others).map(Spanned::span).collect()
 }

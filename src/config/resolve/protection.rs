@@ -7,7 +7,8 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::protection::{Breaker, Protection, Retry429};
-use crate::config::source::reader::Key;
+use crate::config::source::key::Key;
+use crate::config::source::reader::Table;
 use crate::config::source::{schema, units};
 
 /// Longest wait for retries: callers give up, and each waiting request occupies a connection.
@@ -36,28 +37,27 @@ impl Resolver<'_> {
     }
 
     pub(super) fn retry_429(&mut self, written: Key<schema::Retry429>) -> Retry429 {
-        let place = written.as_ref().map_or(0..0, Spanned::span);
-        let schema::Retry429 { attempts, max_wait, methods } = super::or_default(written);
-        let retry = Retry429 {
-            attempts: attempts.map_or(0, Spanned::into_inner),
+        let schema::Retry429 { attempts, max_wait, methods } = schema::Retry429::of(written);
+        if let Some(many) = attempts.usable().filter(|attempts| *attempts.get_ref() > MAX_RETRY_ATTEMPTS) {
+            let help = "the caller receives the 429 of the last attempt";
+            self.error(many.span(), "`attempts` must be at most 10", help);
+        }
+        let is_wrong = |wait: &Duration| wait.is_zero() || *wait > MAX_RETRY_WAIT;
+        if let Some(wrong) = max_wait.usable().filter(|wait| is_wrong(&wait.get_ref().0)) {
+            let help = "write the total wait of a request, such as \"10s\"; attempts = 0 disables retries";
+            self.error(wrong.span(), "`max_wait` must be longer than zero and at most 5m", help);
+        }
+        Retry429 {
+            attempts: attempts.or(0),
             max_wait: super::duration(max_wait, 10),
             methods: self.retried_methods(methods),
-        };
-        if retry.attempts > MAX_RETRY_ATTEMPTS {
-            let help = "the caller receives the 429 of the last attempt";
-            self.error(place.clone(), "`attempts` must be at most 10", help);
         }
-        if retry.max_wait.is_zero() || retry.max_wait > MAX_RETRY_WAIT {
-            let help = "write the total wait of a request, such as \"10s\"; attempts = 0 disables retries";
-            self.error(place, "`max_wait` must be longer than zero and at most 5m", help);
-        }
-        retry
     }
 
     fn retried_methods(&mut self, written: Key<schema::Texts>) -> Vec<Method> {
-        let Some(written) = written else { return IDEMPOTENT.to_vec() };
+        let Some(written) = written.into_usable() else { return IDEMPOTENT.to_vec() };
         let mut methods = Vec::new();
-        for text in written.into_inner() {
+        for text in written.into_inner().into_iter().flatten() {
             let is_word = text.get_ref().bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
             match Method::from_bytes(text.get_ref().as_bytes()) {
                 Ok(Method::TRACE | Method::CONNECT) | Err(_) => {}
@@ -75,33 +75,38 @@ impl Resolver<'_> {
     }
 
     fn breaker(&mut self, written: Key<Option<schema::Breaker>>) -> Option<Breaker> {
-        let Some(written) = written else { return Some(DEFAULT_BREAKER) };
-        let place = written.span();
+        let Some(written) = written.into_usable() else { return Some(DEFAULT_BREAKER) };
         let schema::Breaker { failures, percent, window, open, open_max } = written.into_inner()?;
-        let or = |written: Key<units::Duration>, default| written.map_or(default, |one| one.into_inner().0);
-        let open = or(open, DEFAULT_BREAKER.open);
-        let breaker = Breaker {
-            failures: failures.map_or(DEFAULT_BREAKER.failures, Spanned::into_inner),
-            percent: percent.map_or(DEFAULT_BREAKER.percent, Spanned::into_inner),
-            window: or(window, DEFAULT_BREAKER.window),
-            open,
-            open_max: or(open_max, DEFAULT_BREAKER.open_max.max(open)),
-        };
-        if breaker.failures == 0 || !(1..=100).contains(&breaker.percent) {
+        let few = failures.usable().filter(|failures| *failures.get_ref() == 0).map(Spanned::span);
+        let odd =
+            percent.usable().filter(|percent| !(1..=100).contains(percent.get_ref())).map(Spanned::span);
+        for place in few.into_iter().chain(odd) {
             self.error(
-                place.clone(),
+                place,
                 "`failures` must be at least 1, and `percent` from 1 to 100",
                 "the breaker opens when both are reached; breaker = \"off\" disables the breaker",
             );
         }
-        if breaker.window.is_zero() || open.is_zero() || breaker.open_max < open {
+        let is_zero = |time: &&Spanned<units::Duration>| time.get_ref().0.is_zero();
+        let zeros = [window.usable(), open.usable()].into_iter().flatten().filter(is_zero).map(Spanned::span);
+        let first = open.known_or(units::Duration(DEFAULT_BREAKER.open));
+        let shorter = open_max.usable().filter(|most| first.is_some_and(|first| most.get_ref().0 < first.0));
+        for place in zeros.chain(shorter.map(Spanned::span)) {
             self.error(
                 place,
                 "`window` and `open` must be longer than zero, and `open_max` no shorter than `open`",
                 "write durations such as \"5s\"; pauses begin with `open` and double up to `open_max`",
             );
         }
-        Some(breaker)
+        let or = |written: Key<units::Duration>, default| written.or(units::Duration(default)).0;
+        let open = or(open, DEFAULT_BREAKER.open);
+        Some(Breaker {
+            failures: failures.or(DEFAULT_BREAKER.failures),
+            percent: percent.or(DEFAULT_BREAKER.percent),
+            window: or(window, DEFAULT_BREAKER.window),
+            open,
+            open_max: or(open_max, DEFAULT_BREAKER.open_max.max(open)),
+        })
     }
 }
 

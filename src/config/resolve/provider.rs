@@ -2,18 +2,19 @@
 //!
 //! The endpoints are those of the vendors.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use http::header::{ACCEPT, HeaderName, HeaderValue};
 use toml::Spanned;
 
+use super::Resolver;
 use super::region::{domains, one_of};
-use super::{Owner, Resolver};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::pattern::Pattern;
 use crate::config::source::choice::{Grant, Provider};
+use crate::config::source::key::Key;
 use crate::config::source::nearest::nearest_domain;
-use crate::config::source::reader::Placed;
 use crate::config::source::{schema, units};
 
 /// Issuers of CXone: commercial, US government (`FedRAMP`), and sovereign.
@@ -61,73 +62,92 @@ pub(super) fn set_if_absent(provider: Provider) -> Vec<(HeaderName, HeaderValue)
     }
 }
 
+fn refuse_absent<T>(key: &mut Key<T>) {
+    if key.is_absent() {
+        *key = Key::Refused;
+    }
+}
+
 impl Resolver<'_> {
-    /// Sets the provider's defaults for keys of the credential that are not set.
-    pub(super) fn fill_in(&mut self, owner: &Owner, provider: Provider, file: &mut schema::Credential) {
-        if self.unusable.contains(&owner.key("provider")) {
-            return;
-        }
+    /// Sets the provider's defaults for keys of the credential that are absent. A key that has no default because of a
+    /// refused or missing key becomes a refused one. Returns whether the provider is known.
+    pub(super) fn fill_in(
+        &mut self,
+        name: &str,
+        owner: &Range<usize>,
+        file: &mut schema::Credential,
+    ) -> bool {
+        let Some(provider) = file.provider.known_or(Provider::Oauth2) else {
+            self.regions.insert(name.to_owned(), None);
+            for url in [&mut file.token_url, &mut file.issuer, &mut file.authorize_url] {
+                refuse_absent(url);
+            }
+            refuse_absent(&mut file.grant);
+            return false;
+        };
         self.refuse_keys_of_others(file, provider);
-        let place = file.provider.place().unwrap_or_else(|| owner.place.clone());
-        let owner = Owner { path: owner.path.clone(), place: place.clone() };
+        let place = file.provider.place().unwrap_or_else(|| owner.clone());
         let text = |text: String| Spanned::new(place.clone(), text);
         let logins = match provider {
             Provider::Oauth2 => &[],
             Provider::Genesys => GENESYS_LOGINS,
             Provider::Cxone => CXONE_LOGINS,
         };
-        file.login_stub.get_or_insert_with(|| {
-            let paths = logins.iter().map(|path| text((*path).to_owned()));
-            Spanned::new(place.clone(), paths.collect())
-        });
+        let paths = logins.iter().map(|path| Some(text((*path).to_owned())));
+        file.login_stub.fill(Spanned::new(place.clone(), paths.collect()));
         match provider {
             Provider::Oauth2 => {}
             Provider::Genesys => {
-                let region = file.region.as_ref().and_then(|region| self.region(region));
-                if let Some(name) = owner.path.strip_prefix("credentials.").filter(|_| file.region.is_some())
-                {
+                let region = file.region.usable().and_then(|region| self.region(region));
+                if !file.region.is_absent() {
                     self.regions.insert(name.to_owned(), region);
                 }
-                if let (Some(region), Some(token_url)) = (region, &file.token_url) {
+                if let (Some(region), Some(token_url)) = (region, file.token_url.usable()) {
                     self.compare_region(token_url, region);
                 }
-                let is_login =
-                    file.grant.as_ref().is_some_and(|one| *one.get_ref() == Grant::AuthorizationCode);
-                if let Some(region) = region.filter(|_| is_login) {
-                    let url = format!("https://login.{region}/oauth/authorize");
-                    file.authorize_url.get_or_insert_with(|| text(url));
+                if file.token_url.is_absent() {
+                    self.required(&place, "region", &file.region, &one_of(&domains()));
                 }
-                if file.token_url.is_none() {
-                    self.required(&owner, "region", file.region.as_ref(), &one_of(&domains()));
-                    // A missing or wrong region has been reported.
-                    self.unusable.insert(owner.key("token_url"));
-                    file.token_url = region.map(|region| text(format!("https://login.{region}/oauth/token")));
+                let needs_region = !file.region.is_absent() || file.token_url.is_absent();
+                let of_region =
+                    |path| region.map(|region| text(format!("https://login.{region}/oauth/{path}")));
+                let is_login =
+                    file.grant.known_or(Grant::ClientCredentials) == Some(Grant::AuthorizationCode);
+                if is_login && needs_region && file.authorize_url.is_absent() {
+                    file.authorize_url = of_region("authorize").map_or(Key::Refused, Key::Written);
+                }
+                if file.token_url.is_absent() {
+                    file.token_url = of_region("token").map_or(Key::Refused, Key::Written);
                 }
             }
             Provider::Cxone => {
-                let issuer = file.issuer.as_ref().and_then(|issuer| self.issuer_of_cxone(issuer));
-                if file.token_url.is_none() {
-                    self.required(&owner, "issuer", file.issuer.as_ref(), &one_of(&CXONE_ISSUERS));
-                    self.unusable.insert(owner.key("token_url"));
-                    file.token_url = issuer.map(|issuer| text(format!("{issuer}/auth/token")));
+                let issuer = file.issuer.usable().and_then(|issuer| self.issuer_of_cxone(issuer));
+                if file.token_url.is_absent() {
+                    self.required(&place, "issuer", &file.issuer, &one_of(&CXONE_ISSUERS));
                 }
-                if !self.unusable.contains(&owner.key("grant")) {
-                    file.grant.get_or_insert_with(|| Spanned::new(place.clone(), Grant::Password));
+                if issuer.is_none() && (!file.issuer.is_absent() || file.token_url.is_absent()) {
+                    file.issuer = Key::Refused;
                 }
-                file.http_version.get_or_insert_with(|| Spanned::new(place.clone(), HttpVersion::Http1));
+                if file.token_url.is_absent() {
+                    let url = issuer.map(|issuer| text(format!("{issuer}/auth/token")));
+                    file.token_url = url.map_or(Key::Refused, Key::Written);
+                }
+                file.grant.fill(Spanned::new(place.clone(), Grant::Password));
+                file.http_version.fill(Spanned::new(place.clone(), HttpVersion::Http1));
                 let margin = units::Duration(CXONE_REFRESH_MARGIN);
-                file.refresh_margin.get_or_insert_with(|| Spanned::new(place.clone(), margin));
+                file.refresh_margin.fill(Spanned::new(place.clone(), margin));
             }
         }
+        true
     }
 
     /// Refuses keys without effect: the key or the provider is a mistake.
     fn refuse_keys_of_others(&mut self, file: &schema::Credential, provider: Provider) {
-        if let Some(region) = file.region.as_ref().filter(|_| provider != Provider::Genesys) {
+        if let Some(region) = file.region.usable().filter(|_| provider != Provider::Genesys) {
             let help = "set provider = \"genesys\", or remove `region`";
             self.error(region.span(), "`region` is not used by this provider", help);
         }
-        if let Some(issuer) = file.issuer.as_ref().filter(|_| provider == Provider::Genesys) {
+        if let Some(issuer) = file.issuer.usable().filter(|_| provider == Provider::Genesys) {
             let help = "write `region` instead, or remove `issuer`";
             self.error(issuer.span(), "`issuer` is not used by this provider", help);
         }

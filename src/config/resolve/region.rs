@@ -1,13 +1,12 @@
 //! Regions of Genesys Cloud, `upstream = "region"`, and APIs in another cloud than the credential that is used there.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use http::uri::{Authority, Scheme};
 use toml::Spanned;
 use url::Url;
 
-use super::Resolver;
+use super::{Names, Resolver};
 use crate::config::model::credential::Credential;
 use crate::config::model::route::{Address, Destination};
 use crate::config::source::nearest::{nearest, nearest_domain};
@@ -153,7 +152,7 @@ impl Resolver<'_> {
         &mut self,
         place: &Range<usize>,
         credential: Option<&Spanned<String>>,
-        names: &BTreeMap<String, Range<usize>>,
+        names: Option<&Names>,
     ) -> Option<Destination> {
         const TITLE: &str = "`upstream = \"region\"` needs a credential with a region";
         // A missing or unknown credential is reported by itself.
@@ -163,7 +162,7 @@ impl Resolver<'_> {
                 "write the address of the API, or a `credential` with provider = \"genesys\" and `region`";
             return self.refuse(place.clone(), TITLE, help);
         }
-        if !names.contains_key(name) {
+        if names.is_none_or(|names| !names.contains_key(name)) {
             return None;
         }
         let Some(region) = self.regions.get(name).copied() else {

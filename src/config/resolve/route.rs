@@ -11,15 +11,15 @@ use url::Url;
 
 use super::api_discovery::DISCOVER;
 use super::region::REGION;
-use super::{Owner, Resolver, duration, or_default};
+use super::{Names, Resolver, duration};
 use crate::config::model::credential::{Credential, HttpVersion};
 use crate::config::model::hosts::{as_sent, is_host};
 use crate::config::model::route::{
     Address, Destination, Forwarded, LinkField, RewrittenLinks, Route, Upstream,
 };
 use crate::config::source::choice::{RewrittenLink, Upgrade};
-use crate::config::source::reader::Key;
-use crate::config::source::schema;
+use crate::config::source::key::{Entry, Key};
+use crate::config::source::schema::{self, Routes};
 
 const UPSTREAM_HELP: &str = "write the address of the API, such as \"https://api.example.com\"";
 
@@ -27,11 +27,13 @@ impl Resolver<'_> {
     /// The routes, if each is usable.
     pub(super) fn routes(
         &mut self,
-        routes: Vec<Spanned<schema::Route>>,
-        names: &BTreeMap<String, Range<usize>>,
+        routes: Key<Routes>,
+        names: Option<&Names>,
         credentials: &[Arc<Credential>],
     ) -> Option<Vec<Route>> {
-        if routes.is_empty() && !self.unusable.contains("routes") {
+        let mut are_names_known = !matches!(routes, Key::Refused);
+        let routes = routes.or_default().0;
+        if routes.is_empty() && are_names_known {
             let help = "add [[routes]] with `upstream` and `credential`: a route says where requests go";
             self.error(None, "there are no [[routes]]", help);
         }
@@ -40,19 +42,30 @@ impl Resolver<'_> {
         let mut usable = Vec::new();
         let written = routes.len();
         for (index, route) in routes.into_iter().enumerate() {
+            let Some(route) = route else {
+                are_names_known = false;
+                continue;
+            };
             let place = route.span();
             let route = route.into_inner();
-            used.extend(route.credential.as_ref().map(|name| name.get_ref().clone()));
-            let Some(route) = self.route(index, place.clone(), route, names, credentials) else { continue };
-            if let Some(first) = seen.insert((route.host.clone(), route.path.clone()), index + 1) {
+            let is_known =
+                |name: &String| name == "none" || names.is_some_and(|names| names.contains_key(name));
+            are_names_known &= route.credential.usable().is_some_and(|name| is_known(name.get_ref()));
+            used.extend(route.credential.usable().map(|name| name.get_ref().clone()));
+            let host = route.host.read_or(None, |host| self.host(host).map(Some));
+            let path = route.path.read_or("/".to_owned(), |path| self.path(path));
+            if let (Some(host), Some(path)) = (&host, &path)
+                && let Some(first) = seen.insert((host.clone(), path.clone()), index + 1)
+            {
                 let help = "change `path` or `host`, or remove a route: each request must have one route";
-                self.error(place, format!("the same host and path as route {first}"), help);
+                self.error(place.clone(), format!("the same host and path as route {first}"), help);
             }
-            usable.push(route);
+            let scope = host.zip(path.clone());
+            usable.extend(self.route(&place, route, path.as_deref(), scope, (names, credentials)));
         }
-        let are_all_read =
-            usable.len() == written && !self.unusable.iter().any(|path| path.starts_with("routes"));
-        for (name, place) in names.iter().filter(|(name, _)| are_all_read && !used.contains(*name)) {
+        let is_unused = |name: &String| are_names_known && !used.contains(name);
+        for (name, place) in names.into_iter().flatten().filter(|(name, _)| is_unused(name)) {
+            let Some(place) = place else { continue };
             let title = format!("no route uses the credential `{name}`");
             let help = format!(
                 "write credential = \"{name}\" in a route, or remove the credential: the daemon gets tokens for it"
@@ -64,27 +77,24 @@ impl Resolver<'_> {
 
     fn route(
         &mut self,
-        index: usize,
-        place: Range<usize>,
+        owner: &Range<usize>,
         mut route: schema::Route,
-        names: &BTreeMap<String, Range<usize>>,
-        credentials: &[Arc<Credential>],
+        prefix: Option<&str>,
+        scope: Option<(Option<String>, String)>,
+        (names, credentials): (Option<&Names>, &[Arc<Credential>]),
     ) -> Option<Route> {
-        let owner = Owner { path: format!("routes[{index}]"), place };
-        let host = route.host.take().map(|host| self.host(&host));
-        let path = route.path.as_ref().map_or_else(|| Some("/".to_owned()), |path| self.path(path));
-        let upstream = self.required(&owner, "upstream", route.upstream.as_ref(), UPSTREAM_HELP);
+        let upstream = self.required(owner, "upstream", &route.upstream, UPSTREAM_HELP);
         let upstream =
-            upstream.and_then(|upstream| self.upstream(upstream, route.credential.as_ref(), names));
+            upstream.and_then(|upstream| self.upstream(upstream, route.credential.usable(), names));
         let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
-        let credential = self.required(&owner, "credential", route.credential.as_ref(), help);
+        let credential = self.required(owner, "credential", &route.credential, help);
         let credential = credential.and_then(|name| self.credential_of(name, names, credentials));
-        if let (Some(Destination::Discovered), Some(text), Some(credential)) =
-            (&upstream, &route.upstream, &credential)
+        if let (Some(Destination::Discovered), Some(place), Some(credential)) =
+            (&upstream, route.upstream.place(), &credential)
         {
-            self.discovered(text.span(), credential.as_deref());
+            self.discovered(place, credential.as_deref());
         }
-        if let (Some(Destination::Written(address)), Some(text)) = (&upstream, &route.upstream) {
+        if let (Some(Destination::Written(address)), Some(text)) = (&upstream, route.upstream.usable()) {
             self.refuse_own_upstream(&text.span(), address);
             if let Some(Some(credential)) = &credential {
                 self.compare_clouds(&text.span(), address.authority.host(), credential);
@@ -92,10 +102,10 @@ impl Resolver<'_> {
             self.warn_of_placeholder_in_url(text);
         }
         let is_http = matches!(&upstream, Some(Destination::Written(at)) if at.scheme == Scheme::HTTP);
-        let (roots, ca_file) = self.roots(route.ca_file.take(), route.system_roots.take(), is_http);
-        let (client_certificate, server_name) = self.identities(&mut route, is_http);
+        let (roots, ca_file) = self.roots(&route.ca_file, &route.system_roots, is_http);
+        let (client_certificate, server_name) = self.identities(&route, is_http);
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
-        let rules = self.rules(&mut route, path.as_deref());
+        let rules = self.rules(&mut route, prefix);
         let protection = self.protection(&mut route);
         let (allows_websocket, http_version) = self.upgrade(route.upgrade, route.http_version);
         let has_credential = !matches!(credential, Some(None));
@@ -103,7 +113,7 @@ impl Resolver<'_> {
             self.token_field(route.token_field.take(), route.token_scheme.take(), has_credential);
         // The parts that may be absent come last, so that the others are checked in any case.
         Some(Route {
-            strip_prefix: self.strip_prefix(route.strip_prefix, path.as_deref()),
+            strip_prefix: self.strip_prefix(route.strip_prefix, prefix),
             fields: self.fields(
                 route.headers,
                 &rules,
@@ -115,21 +125,21 @@ impl Resolver<'_> {
             retry_on: self.retry_on(route.retry_on),
             allows_websocket,
             retry_429: self.retry_429(route.retry_429),
-            retry_stale: route.retry_stale.is_none_or(Spanned::into_inner),
+            retry_stale: route.retry_stale.or(true),
             timeout: self.positive(route.timeout, 60),
             connect_timeout: self.positive(route.connect_timeout, 5),
             read_timeout: Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero()),
             callers: self.callers(route.callers),
-            forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
-            via: or_default(route.via),
+            forwarded: route.forwarded.or(Forwarded::None),
+            via: route.via.or_default(),
             host_header: self.host_header(route.host_header),
-            rewrite_cookies: or_default(route.rewrite_cookies),
+            rewrite_cookies: route.rewrite_cookies.or_default(),
             rewrite_links: rewritten_links(route.rewrite_links),
-            body_timeout: route.body_timeout.map(|time| time.into_inner().0),
-            body_rate: route.body_rate.map(|rate| rate.into_inner().0),
+            body_timeout: route.body_timeout.usable().map(|time| time.get_ref().0),
+            body_rate: route.body_rate.usable().map(|rate| rate.get_ref().0),
             protection,
-            host: if let Some(host) = host { Some(host?) } else { None },
-            path: path?,
+            host: scope.as_ref()?.0.clone(),
+            path: scope?.1,
             upstream: Upstream {
                 destination: upstream?,
                 roots,
@@ -147,14 +157,15 @@ impl Resolver<'_> {
     /// Whether WebSocket is allowed, and the HTTP version: a WebSocket needs HTTP/1.1.
     fn upgrade(
         &mut self,
-        upgrade: Key<Vec<Spanned<Upgrade>>>,
+        upgrade: Key<Vec<Entry<Upgrade>>>,
         http_version: Key<HttpVersion>,
     ) -> (bool, HttpVersion) {
-        let written = http_version.as_ref().map_or(HttpVersion::Auto, |version| *version.get_ref());
-        if upgrade.is_none_or(|upgrade| upgrade.get_ref().is_empty()) {
-            return (false, written);
+        if upgrade.or_default().is_empty() {
+            return (false, http_version.or(HttpVersion::Auto));
         }
-        if let Some(version) = http_version.filter(|_| written == HttpVersion::Http2) {
+        if let Some(version) =
+            http_version.usable().filter(|version| *version.get_ref() == HttpVersion::Http2)
+        {
             let help = "remove `http_version` or `upgrade`; add another route for paths that need HTTP/2";
             self.error(version.span(), "a WebSocket begins in HTTP/1.1", help);
         }
@@ -180,7 +191,7 @@ impl Resolver<'_> {
         &mut self,
         text: &Spanned<String>,
         credential: Option<&Spanned<String>>,
-        names: &BTreeMap<String, Range<usize>>,
+        names: Option<&Names>,
     ) -> Option<Destination> {
         match text.get_ref().as_str() {
             DISCOVER => return Some(Destination::Discovered),
@@ -202,16 +213,14 @@ impl Resolver<'_> {
     fn credential_of(
         &mut self,
         name: &Spanned<String>,
-        names: &BTreeMap<String, Range<usize>>,
+        names: Option<&Names>,
         credentials: &[Arc<Credential>],
     ) -> Option<Option<Arc<Credential>>> {
         let text = name.get_ref();
         if text == "none" {
             return Some(None);
         }
-        if self.unusable.contains("credentials") {
-            return None;
-        }
+        let names = names?;
         if !names.contains_key(text) {
             let known: Vec<&str> = names.keys().map(String::as_str).collect();
             let help = if known.is_empty() {
@@ -226,10 +235,10 @@ impl Resolver<'_> {
     }
 }
 
-fn rewritten_links(links: Key<Vec<Spanned<RewrittenLink>>>) -> RewrittenLinks {
-    let Some(links) = links else { return RewrittenLinks::default() };
+fn rewritten_links(links: Key<Vec<Entry<RewrittenLink>>>) -> RewrittenLinks {
+    let Some(links) = links.into_usable() else { return RewrittenLinks::default() };
     let mut rewritten = RewrittenLinks { fields: Vec::new(), json: false };
-    for link in links.into_inner() {
+    for link in links.into_inner().into_iter().flatten() {
         let field = match link.into_inner() {
             RewrittenLink::Json => {
                 rewritten.json = true;

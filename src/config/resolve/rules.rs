@@ -1,14 +1,13 @@
 //! `allow`, `deny`, `encoded`, `strip_prefix` and `retry_on` of a route.
 
 use http::StatusCode;
-use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::pattern::Pattern;
 use crate::config::model::route::Rules;
 use crate::config::source::choice::Encoded;
+use crate::config::source::key::{Entry, Key};
 use crate::config::source::nearest::nearest;
-use crate::config::source::reader::Key;
 use crate::config::source::schema::{self, Texts};
 
 /// Methods of HTTP (RFC 9110 §9, RFC 5789) and `WebDAV`. Another method works, with a warning.
@@ -35,29 +34,29 @@ impl Resolver<'_> {
     /// The rules of a route with this path prefix; `None` for an unusable one.
     pub(super) fn rules(&mut self, route: &mut schema::Route, prefix: Option<&str>) -> Rules {
         let (allow, deny) = (route.allow.take(), route.deny.take());
-        if let Some(empty) = allow.as_ref().filter(|allow| allow.get_ref().is_empty()) {
+        if let Some(empty) = allow.usable().filter(|allow| allow.get_ref().is_empty()) {
             self.error(
                 empty.span(),
                 "nothing is allowed: every request would be refused",
                 "write the allowed requests, such as \"GET /**\", or remove `allow` to allow all",
             );
         }
-        let encoded = route.encoded.take().map_or(Encoded::RefuseIfRuled, Spanned::into_inner);
-        let has_rules = allow.is_some() || deny.as_ref().is_some_and(|deny| !deny.get_ref().is_empty());
+        let encoded = route.encoded.take().or(Encoded::RefuseIfRuled);
+        let has_rules = !allow.is_absent() || deny.usable().is_some_and(|deny| !deny.get_ref().is_empty());
         let refuses_ambiguous = match encoded {
             Encoded::RefuseIfRuled => has_rules || prefix.is_some_and(|prefix| prefix != "/"),
             Encoded::Refuse => true,
             Encoded::Opaque => false,
         };
         let prefix = prefix.unwrap_or("/");
-        let allow = allow.map(|allow| self.patterns(allow.into_inner(), prefix, false));
-        let deny = deny.map_or_else(Vec::new, |deny| self.patterns(deny.into_inner(), prefix, true));
+        let allow = allow.into_usable().map(|allow| self.patterns(allow.into_inner(), prefix, false));
+        let deny = self.patterns(deny.or_default(), prefix, true);
         let deny = deny.into_iter().map(Pattern::without_slash_at_end).collect();
         Rules { allow, deny, refuses_ambiguous }
     }
 
     pub(super) fn strip_prefix(&mut self, strips: Key<bool>, prefix: Option<&str>) -> bool {
-        let Some(strips) = strips else { return false };
+        let Some(strips) = strips.into_usable() else { return false };
         if *strips.get_ref() && prefix == Some("/") {
             let help = "write the prefix as `path`, such as path = \"/genesys\", or remove `strip_prefix`";
             self.error(strips.span(), "there is no prefix to strip", help);
@@ -68,7 +67,7 @@ impl Resolver<'_> {
     /// The usable patterns. `any_case` compares literals without case.
     fn patterns(&mut self, texts: Texts, prefix: &str, any_case: bool) -> Vec<Pattern> {
         let mut patterns = Vec::new();
-        for text in texts {
+        for text in texts.into_iter().flatten() {
             let pattern: Pattern = match text.get_ref().parse() {
                 Ok(pattern) => pattern,
                 Err(error) => {
@@ -94,10 +93,10 @@ impl Resolver<'_> {
     }
 
     /// Statuses of a rejected token.
-    pub(super) fn retry_on(&mut self, statuses: Key<Vec<Spanned<u16>>>) -> Vec<StatusCode> {
-        let Some(statuses) = statuses else { return vec![StatusCode::UNAUTHORIZED] };
+    pub(super) fn retry_on(&mut self, statuses: Key<Vec<Entry<u16>>>) -> Vec<StatusCode> {
+        let Some(statuses) = statuses.into_usable() else { return vec![StatusCode::UNAUTHORIZED] };
         let mut usable = Vec::new();
-        for status in statuses.into_inner() {
+        for status in statuses.into_inner().into_iter().flatten() {
             let may_reject_token =
                 matches!(status.get_ref(), 400 | 401 | 403 | 418..=420 | 432..=499 | 500 | 520..=599);
             match StatusCode::from_u16(*status.get_ref()) {

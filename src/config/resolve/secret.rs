@@ -1,23 +1,25 @@
 //! Reads secrets for the first time, and reports texts that cannot be the intended secret.
 
 use std::error::Error;
+use std::ops::Range;
 
 use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::secret_text::{Flaw, flaw};
-use super::{Owner, Resolver, with_cause};
+use super::{Resolver, with_cause};
 use crate::config::model::secret::{Secret, SecretError, SecretForm, SecretSource};
 use crate::config::source::diagnostics::{Problem, Severity};
+use crate::config::source::key::Key;
 
 const EXAMPLES: &str = "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }";
 
 impl Resolver<'_> {
     pub(super) fn required_secret(
         &mut self,
-        owner: &Owner,
+        owner: &Range<usize>,
         key: &str,
-        source: Option<&Spanned<SecretSource>>,
+        source: &Key<SecretSource>,
     ) -> Option<Secret> {
         let public_client = match key {
             "client_secret" => "; a client without a secret has client_auth = \"none\"",
@@ -28,6 +30,13 @@ impl Resolver<'_> {
         );
         let source = self.required(owner, key, source, &help)?;
         self.secret(source)
+    }
+
+    /// Checks secrets that are written, where it is not known which are used.
+    pub(super) fn secrets<const N: usize>(&mut self, keys: [&Key<SecretSource>; N]) {
+        for source in keys.into_iter().filter_map(Key::usable) {
+            self.secret(source);
+        }
     }
 
     /// A secret that may be any text. Warns of a text that was probably meant to be another.

@@ -10,15 +10,17 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 use url::Url;
 
-use super::{Resolver, duration, or_default};
+use super::{Resolver, RouteHosts, duration};
 use crate::config::model::fields::{is_for_proxies, is_protected};
 use crate::config::model::hosts::Hosts;
 use crate::config::model::limits::Limits;
 use crate::config::model::listen::Listen;
 use crate::config::model::server::{Http1Options, RequiredHeader, Server};
 use crate::config::source::diagnostics::Problem;
-use crate::config::source::reader::Key;
+use crate::config::source::key::Key;
+use crate::config::source::reader::Table;
 use crate::config::source::schema::{self, Texts};
+use crate::config::source::units::{OneOrMany, Size};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 const EVERYWHERE: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -33,32 +35,30 @@ const MAPPED_BITS: u8 = 96;
 const MAX_WORKERS: u16 = 1024;
 
 impl Resolver<'_> {
-    pub(super) fn server(&mut self, server: schema::Server, route_hosts: &[String]) -> Server {
-        let listen_place = server.listen.as_ref().map(Spanned::span);
+    pub(super) fn server(&mut self, server: schema::Server, route_hosts: &RouteHosts) -> Server {
+        let listen_place = server.listen.place();
         let listen = match server.listen {
-            Some(listen) => {
-                let place = listen.span();
-                self.addresses(&listen.into_inner().0, &place)
-            }
-            None => vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
+            Key::Absent => vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
+            Key::Refused => Vec::new(),
+            Key::Written(listen) => self.addresses(listen),
         };
-        let speaks_plain_http = server.tls.is_none() && !self.unusable.contains("server.tls");
+        let speaks_plain_http = server.tls.is_absent();
         let tls = self.server_tls(server.tls);
         if !listen.iter().all(Listen::is_local) {
             self.require_beyond_loopback(
                 listen_place.as_ref(),
                 "server.allow_from",
-                server.allow_from.is_some() || self.asks_for_certificates,
+                !server.allow_from.is_absent() || self.asks_for_certificates,
                 "write the networks of your applications, for example allow_from = [\"10.0.0.0/8\"], or require \
                  client certificates (client_ca in [server.tls])",
             );
             self.require_beyond_loopback(
                 listen_place.as_ref(),
                 "server.hosts",
-                server.hosts.is_some() || !route_hosts.is_empty(),
+                !server.hosts.is_absent() || route_hosts.has_any,
                 "write the host names that applications use, for example hosts = [\"gateway.internal\"]",
             );
-            if server.allow_from.is_some() && speaks_plain_http {
+            if !server.allow_from.is_absent() && speaks_plain_http {
                 self.warning(
                     listen_place,
                     "callers' requests cross the network in the clear",
@@ -67,19 +67,19 @@ impl Resolver<'_> {
             }
         }
         self.state_dir = self.state_path(server.state_dir);
-        let allow_from = match server.allow_from {
-            Some(texts) => self.caller_networks(texts),
+        let allow_from = match server.allow_from.into_usable() {
+            Some(texts) => self.caller_networks(texts.into_inner()),
             // A client certificate identifies a caller better than an address.
             None if self.asks_for_certificates => parse_networks(&EVERYWHERE),
             None => parse_networks(&LOOPBACK),
         };
         let trusted_proxies = self.trusted_proxies(server.trusted_proxies);
-        let hosts = self.hosts(server.hosts, route_hosts);
-        let origins = or_default(server.origins);
-        let origins = origins.into_iter().filter_map(|origin| self.origin(&origin)).collect();
-        let required_header = server.required_header.and_then(|field| self.required_header(&field));
+        let hosts = self.hosts(server.hosts, &route_hosts.usable);
+        let origins = server.origins.or_default();
+        let origins = origins.into_iter().flatten().filter_map(|origin| self.origin(&origin)).collect();
+        let required_header = server.required_header.usable().and_then(|field| self.required_header(field));
         let workers = self.workers(server.workers);
-        self.header_case = or_default(server.header_case);
+        self.header_case = server.header_case.or_default();
         Server {
             listen,
             tls,
@@ -91,29 +91,29 @@ impl Resolver<'_> {
             workers,
             drain_delay: duration(server.drain_delay, 0),
             drain: duration(server.drain, 20),
-            watch: or_default(server.watch),
+            watch: server.watch.or_default(),
             http1: Http1Options {
                 header_case: self.header_case,
-                half_closed: or_default(server.half_closed),
+                half_closed: server.half_closed.or_default(),
             },
-            limits: self.limits(or_default(server.limits)),
+            limits: self.limits(schema::Limits::of(server.limits)),
         }
     }
 
     fn workers(&mut self, workers: Key<u16>) -> usize {
-        if let Some(many) = workers.as_ref().filter(|workers| *workers.get_ref() > MAX_WORKERS) {
+        if let Some(many) = workers.usable().filter(|workers| *workers.get_ref() > MAX_WORKERS) {
             let title = format!("more worker threads than {MAX_WORKERS}");
             self.error(many.span(), title, "write 0 for one worker thread per CPU core");
         }
-        match workers.map(Spanned::into_inner) {
-            None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
-            Some(workers) => usize::from(workers),
+        match workers.or(0) {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => usize::from(workers),
         }
     }
 
     /// Reports a key whose default is for loopback only.
     fn require_beyond_loopback(&mut self, place: Option<&Range<usize>>, key: &str, is_set: bool, help: &str) {
-        if !is_set && !self.unusable.contains(key) {
+        if !is_set {
             self.error(
                 place.cloned(),
                 format!("`{key}` is required when listening beyond loopback"),
@@ -133,10 +133,10 @@ impl Resolver<'_> {
             header_timeout: self.positive(limits.header_timeout, 10),
             idle_timeout: self.positive(limits.idle_timeout, 75),
             body_timeout: self.positive(limits.body_timeout, 15),
-            body_rate: limits.body_rate.map_or(240, |size| size.into_inner().0),
+            body_rate: limits.body_rate.or(Size(240)).0,
             write_timeout: self.positive(limits.write_timeout, 30),
             streams: self.at_least_one(limits.streams, 100),
-            body_bytes: limits.body_bytes.map(|size| size.into_inner().0).filter(|bytes| *bytes > 0),
+            body_bytes: Some(limits.body_bytes.or(Size(0)).0).filter(|bytes| *bytes > 0),
             replay_body: self.bytes(limits.replay_body, 1024 * 1024, 0..=1 << 30),
             replay_total: self.bytes(limits.replay_total, 64 * 1024 * 1024, 0..=1 << 40),
             token_wait: duration(limits.token_wait, 10),
@@ -144,11 +144,11 @@ impl Resolver<'_> {
         }
     }
 
-    fn caller_networks(&mut self, texts: Spanned<Texts>) -> Vec<IpNet> {
+    fn caller_networks(&mut self, texts: Texts) -> Vec<IpNet> {
         let is_everywhere = |text: &&Spanned<String>| {
             text.get_ref().parse::<IpNet>().is_ok_and(|network| compared(network).prefix_len() == 0)
         };
-        if let Some(text) = texts.get_ref().iter().find(is_everywhere) {
+        if let Some(text) = texts.iter().flatten().find(is_everywhere) {
             self.warning(
                 text.span(),
                 "callers from every network may use the credentials",
@@ -158,9 +158,9 @@ impl Resolver<'_> {
         self.networks(texts)
     }
 
-    pub(super) fn networks(&mut self, texts: Spanned<Texts>) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, texts: Texts) -> Vec<IpNet> {
         let mut networks = Vec::new();
-        for text in texts.into_inner() {
+        for text in texts.into_iter().flatten() {
             match text.get_ref().as_str() {
                 "private" => networks.extend(parse_networks(&PRIVATE)),
                 other => match IpNet::from_str(other).or_else(|_| IpAddr::from_str(other).map(IpNet::from)) {
@@ -194,8 +194,8 @@ impl Resolver<'_> {
 
     fn hosts(&mut self, texts: Key<Texts>, route_hosts: &[String]) -> Hosts {
         let mut hosts = Hosts::default();
-        let has_texts = texts.is_some();
-        for text in or_default(texts) {
+        let has_texts = !texts.is_absent();
+        for text in texts.or_default().into_iter().flatten() {
             if let Err(error) = hosts.add(text.get_ref()) {
                 self.problems.push(Problem::error(text.span(), error));
             }
@@ -244,24 +244,31 @@ impl Resolver<'_> {
         self.refuse(field.span(), title, help)
     }
 
-    fn addresses(&mut self, texts: &[String], place: &Range<usize>) -> Vec<Listen> {
-        if texts.is_empty() {
-            self.problems.push(Problem::error(place.clone(), "no address to listen on"));
+    fn addresses(&mut self, texts: Spanned<OneOrMany<String>>) -> Vec<Listen> {
+        if texts.get_ref().0.is_empty() {
+            self.error(
+                texts.span(),
+                "no address to listen on",
+                "write an address, such as \"127.0.0.1:8080\"",
+            );
         }
-        let listen = |text: &String| match text.strip_prefix("unix:") {
-            Some(path) => self.unix_socket(path, place),
-            None => self.address(text, place).map(Listen::Tcp),
-        };
-        let addresses: Vec<Listen> = texts.iter().filter_map(listen).collect();
-        self.refuse_conflicts(&addresses, place);
+        let mut addresses = Vec::new();
+        for text in texts.into_inner().0.into_iter().flatten() {
+            let listen = match text.get_ref().strip_prefix("unix:") {
+                Some(path) => self.unix_socket(path, &text.span()),
+                None => self.address(&text).map(Listen::Tcp),
+            };
+            let Some(listen) = listen else { continue };
+            self.refuse_conflict(&addresses, &listen, text.span());
+            addresses.push(listen);
+        }
         addresses
     }
 }
 
 /// A number of connections; `None` for 0, which stands for no limit.
 fn count(value: Key<u32>, default: u32) -> Option<usize> {
-    let value = value.map_or(default, Spanned::into_inner);
-    usize::try_from(value).ok().filter(|count| *count > 0)
+    usize::try_from(value.or(default)).ok().filter(|count| *count > 0)
 }
 
 /// A network as callers' addresses are compared with it: without host bits, and IPv4 for mapped IPv6 addresses.

@@ -4,29 +4,28 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::{Owner, Resolver, with_cause};
+use super::{Resolver, with_cause};
 use crate::config::model::server_tls::{ServerTls, TlsFiles, TlsKey};
-use crate::config::source::reader::{Key, Placed};
+use crate::config::source::key::Key;
+use crate::config::source::reader::Table;
 use crate::config::source::schema::Tls;
 
 impl Resolver<'_> {
     /// The files, if they are usable now.
     pub(super) fn server_tls(&mut self, tls: Key<Tls>) -> Option<ServerTls> {
-        self.asks_for_certificates = self.unusable.contains("server.tls.client_ca")
-            || tls.as_ref().is_some_and(|tls| tls.get_ref().client_ca.is_some());
-        let tls = tls?;
-        let place = tls.span();
-        let Tls { certificate, private_key, client_ca } = tls.into_inner();
-        let owner = Owner { path: "server.tls".to_owned(), place };
+        let place = tls.place();
+        let Tls { certificate, private_key, client_ca } = Tls::of(tls);
+        self.asks_for_certificates = !client_ca.is_absent();
+        let owner = place?;
         let help = "[server.tls] needs `certificate` and `private_key`, each the path of a PEM file";
-        let certificate = self.required(&owner, "certificate", certificate, help);
-        let private_key = self.required(&owner, "private_key", private_key, help);
+        let certificate = self.required(&owner, "certificate", &certificate, help);
+        let private_key = self.required(&owner, "private_key", &private_key, help);
         let (certificate, private_key) = (certificate?, private_key?);
         let absolute = |path: &Spanned<PathBuf>| self.folder.join(path.get_ref());
         let files = TlsFiles {
-            certificate: absolute(&certificate),
-            private_key: absolute(&private_key),
-            client_ca: client_ca.as_ref().map(absolute),
+            certificate: absolute(certificate),
+            private_key: absolute(private_key),
+            client_ca: client_ca.usable().map(absolute),
         };
         let (fingerprint, read) = files.read();
         let initial = match read {
@@ -35,7 +34,7 @@ impl Resolver<'_> {
                 let place = match error.key {
                     TlsKey::Certificate => certificate.span(),
                     TlsKey::PrivateKey => private_key.span(),
-                    TlsKey::ClientCa => client_ca.place().unwrap_or(owner.place),
+                    TlsKey::ClientCa => client_ca.place().unwrap_or(owner),
                 };
                 return self.refuse(place, with_cause(&error), error.help());
             }

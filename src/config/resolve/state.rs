@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret;
 use toml::Spanned;
 
+use super::Resolver;
 use super::conflicts::resolved;
-use super::{Owner, Resolver};
 use crate::config::model::credential::StatePlace;
 use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::state_key::StateKey;
 use crate::config::source::choice::Grant;
 use crate::config::source::diagnostics::Problem;
-use crate::config::source::reader::{Key, Placed};
+use crate::config::source::key::Key;
 use crate::config::source::schema;
 use crate::config::source::units::OneOrMany;
 
@@ -24,38 +24,49 @@ const LOST_GRANT: &str = "a server that replaces refresh tokens accepts each onc
                           loses the current one, and with it the grant";
 
 impl Resolver<'_> {
-    /// A path relative to the folder of the configuration; `None` if empty.
-    pub(super) fn state_path(&self, path: Key<PathBuf>) -> Option<PathBuf> {
-        let path = path.map(Spanned::into_inner).filter(|path| !path.as_os_str().is_empty());
-        path.map(|path| self.folder.join(path))
+    /// A path relative to the folder of the configuration; an empty one is absent.
+    pub(super) fn state_path(&self, path: Key<PathBuf>) -> Key<PathBuf> {
+        match path {
+            Key::Written(path) if path.get_ref().as_os_str().is_empty() => Key::Absent,
+            Key::Written(path) => {
+                Key::Written(Spanned::new(path.span(), self.folder.join(path.into_inner())))
+            }
+            path => path,
+        }
     }
 
     /// The state file of a credential, if there is one.
     pub(super) fn state(
         &mut self,
         name: &str,
-        owner: &Owner,
+        owner: &Range<usize>,
         keys: &mut schema::Credential,
     ) -> Option<StatePlace> {
-        let grant = keys.grant.as_ref().map(|grant| *grant.get_ref());
+        let grant = keys.grant.known_or(Grant::ClientCredentials);
         let needs_state = matches!(grant, Some(Grant::RefreshToken | Grant::AuthorizationCode));
-        let place = keys.state_file.place().unwrap_or_else(|| owner.place.clone());
-        let default = self.state_dir.as_ref().map(|folder| folder.join(format!("{name}.state")));
-        let path = self.state_path(keys.state_file.take()).or(default);
-        let key_place = keys.state_key.place();
-        let key = keys.state_key.take().and_then(|source| self.state_key(&source, path.as_deref()));
+        let place = keys.state_file.place().unwrap_or_else(|| owner.clone());
+        let written = self.state_path(keys.state_file.take());
+        let folder = if written.is_absent() { &self.state_dir } else { &Key::Absent };
+        let is_refused = matches!((&written, folder), (Key::Refused, _) | (_, Key::Refused));
+        let default = folder.usable().map(|folder| folder.get_ref().join(format!("{name}.state")));
+        let path = written.into_usable().map(Spanned::into_inner).or(default);
+        let key = keys.state_key.usable().and_then(|source| self.state_key(source, path.as_deref()));
         let previous = keys.state_key_previous.take();
-        let previous_keys = self.previous_keys(previous, key_place.is_some(), key.as_ref(), path.as_deref());
+        let has_key = !keys.state_key.is_absent();
+        let previous_keys = self.previous_keys(previous, has_key, key.as_ref(), path.as_deref());
+        if is_refused {
+            return None;
+        }
         if needs_state && path.is_none() {
             let help = format!("set server.state_dir or state_file, and a state_key: {LOST_GRANT}");
             return self.refuse(place, "this grant needs a `state_file`", help);
         }
-        if needs_state && key_place.is_none() {
+        if needs_state && !has_key {
             let help = format!("generate a key with `bearerd keygen`: {LOST_GRANT}");
             return self.refuse(place, "this grant needs a `state_key` to encrypt its refresh token", help);
         }
         let Some(path) = path else {
-            if let Some(place) = key_place {
+            if let Some(place) = keys.state_key.place() {
                 let help = "set server.state_dir or state_file, or remove `state_key`";
                 self.error(place, "`state_key` has no state file to encrypt", help);
             }
@@ -78,10 +89,10 @@ impl Resolver<'_> {
         key: Option<&Secret>,
         path: Option<&Path>,
     ) -> Vec<Secret> {
-        let Some(sources) = sources else { return Vec::new() };
+        let Some(sources) = sources.into_usable() else { return Vec::new() };
         let place = sources.span();
         let sources = sources.into_inner().0;
-        if !has_key && !sources.is_empty() {
+        if !has_key && sources.iter().any(Option::is_some) {
             self.error(
                 place,
                 "`state_key_previous` needs a `state_key` that replaces it",
@@ -89,8 +100,8 @@ impl Resolver<'_> {
             );
             return Vec::new();
         }
-        let sources = sources.into_iter().map(|source| Spanned::new(place.clone(), source));
-        let previous: Vec<Secret> = sources.filter_map(|source| self.state_key(&source, path)).collect();
+        let sources = sources.iter().flatten();
+        let previous: Vec<Secret> = sources.filter_map(|source| self.state_key(source, path)).collect();
         let is_current = |other: &Secret| {
             key.is_some_and(|key| key.initial().expose_secret() == other.initial().expose_secret())
         };

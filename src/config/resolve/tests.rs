@@ -961,3 +961,264 @@ fn a_file_in_another_format_is_reported_as_a_whole_and_not_shown() {
         assert!(problem.help.is_some() && !diagnostics.to_string().contains("hunter2"), "{diagnostics}");
     }
 }
+
+/// A credential with these lines, and a route without one.
+fn credential_only(lines: &str) -> String {
+    format!(
+        "[credentials.a]\n{lines}\n[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"a\"\n"
+    )
+}
+
+/// Asserts that the problems, warnings too, are as many as the parts of `said`, and that each part is in the title of one.
+fn assert_said(text: &str, said: &str) {
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let environment = Environment::from([("SECRET", "hunter2"), ("STATE_KEY", KEY)]);
+    let problems = parse(Path::new("proxy.toml"), text.to_owned(), &environment)
+        .map_or_else(|problems| *problems, |checked| checked.warnings);
+    let mut expected: Vec<_> = said.split('|').collect();
+    for problem in problems.problems() {
+        let at = expected.iter().position(|part| problem.title.contains(part));
+        let at = at.unwrap_or_else(|| panic!("{}, not {expected:?}:\n{text}\n{problems}", problem.title));
+        expected.remove(at);
+    }
+    assert!(expected.is_empty(), "not said: {expected:?}:\n{text}\n{problems}");
+}
+
+const ID: &str = "client_id = \"i\"\n";
+const URL: &str = "token_url = \"https://as.example.com/t\"\n";
+const CLIENT_SECRET: &str = "client_secret = { env = \"SECRET\" }\n";
+const STATE_KEY: &str = "state_key = { env = \"STATE_KEY\" }";
+
+/// The keys of each of these files provoke a second problem, if one takes a refused value for an absent key, for its
+/// default, or for a value.
+#[test]
+fn nothing_is_concluded_from_a_refused_listener() {
+    let own = |listen: &str, upstream: &str| {
+        format!("{listen}\n{CREDENTIAL}{}", ROUTE.replace("https://api.example.com", upstream))
+    };
+    for (text, said) in [
+        (
+            "[server]\nlisten = 5\n[admin]\nlisten = \"127.0.0.1:8080\"\n".to_owned() + CREDENTIAL + ROUTE,
+            "server.listen",
+        ),
+        (
+            "[server]\nlisten = \"127.0.0.1:9090\"\n[admin]\nlisten = 5\n".to_owned() + CREDENTIAL + ROUTE,
+            "admin.listen",
+        ),
+        (
+            "admin = 5\n[server]\nlisten = \"127.0.0.1:9090\"\n".to_owned() + CREDENTIAL + ROUTE,
+            "`admin` must",
+        ),
+        (own("[server]\nlisten = 5", "http://127.0.0.1:8080"), "server.listen"),
+        (own("server = 5", "http://127.0.0.1:8080"), "`server` must"),
+        (own("[admin]\nlisten = \"x\"", "http://127.0.0.1:9090"), "not an address"),
+        (own("[admin]\nlisten = \"0.0.0.0:9\"\ntoken = 5", "https://a.test"), "admin.token"),
+        (with_route("callers = [\"CN=a\"]\n[server]\ntls = 5"), "server.tls"),
+        ("server = 5\n".to_owned() + &with_route("callers = [\"CN=a\"]"), "`server` must"),
+        (
+            format!(
+                "[server]\nlisten = \"0.0.0.0:1\"\nallow_from = [\"private\"]\ntls = 5\n{}",
+                with_route("host = 5")
+            ),
+            "server.tls|routes[0].host",
+        ),
+    ] {
+        assert_said(&text, said);
+    }
+}
+
+#[test]
+fn nothing_is_concluded_from_a_refused_grant_or_provider() {
+    for (text, said) in [
+        (
+            credential_only(&format!(
+                "{ID}{URL}client_auth = \"private_key_jw\"\nassertion = {{ key = {{ env = \"SECRET\" }} }}"
+            )),
+            "client_auth|SECRET is not usable",
+        ),
+        (
+            credential_only(&format!("{ID}{URL}client_auth = 5\nclient_certificate = \"a\"\nclient_key = 5")),
+            "client_auth|client_key",
+        ),
+        (
+            credential_only(&format!("client_id = \"a:b\"\n{URL}{CLIENT_SECRET}client_auth = 5")),
+            "client_auth",
+        ),
+        (
+            credential_only(&format!("client_id = \"a:b\"\n{URL}{CLIENT_SECRET}basic_encoding = 5")),
+            "basic_encoding",
+        ),
+        (credential_only(&format!("{ID}{URL}client_auth = \"none\"\nclient_secret = 5")), "client_secret"),
+        (with_credential("grant = \"passwrd\"\nusername = \"u\"\npassword = { env = \"SECRET\" }"), "grant"),
+        (
+            with_credential(
+                "grant = \"refresh_token\"\nstate_file = \"s\"\nstate_key = { env = \"STATE_KEY\" }\nfallback = \"passwrd\"\nusername = \"u\"\npassword = { env = \"SECRET\" }",
+            ),
+            "fallback",
+        ),
+        (
+            with_credential(
+                "grant = \"password\"\nusername = \"u\"\npassword = { env = \"SECRET\" }\nfallback = \"password\"",
+            ),
+            "`fallback` is not used",
+        ),
+        (
+            with_credential("fallback = \"password\"\nusername = \"u\"\npassword = { env = \"SECRET\" }"),
+            "`fallback` is not used",
+        ),
+        (
+            credential_only(&format!(
+                "{ID}{CLIENT_SECRET}provider = \"genesis\"\nregion = \"mypurecloud.de\""
+            )),
+            "provider",
+        ),
+        (credential_only(&format!("{ID}{CLIENT_SECRET}provider = \"genesys\"\ntoken_url = 5")), "token_url"),
+        (credential_only(&format!("{ID}{CLIENT_SECRET}issuer = 5")), "issuer"),
+        (
+            credential_only(&format!("{ID}{CLIENT_SECRET}provider = \"cxone\"\nissuer = 5"))
+                .replace("https://api.example.com", "discover"),
+            "issuer|`username` is missing|`password` is missing",
+        ),
+        (
+            credential_only(&format!("{ID}{CLIENT_SECRET}provider = \"genesys\"\nregion = 5"))
+                .replace("https://api.example.com", "region"),
+            "region",
+        ),
+        (
+            credential_only(&format!("{ID}{CLIENT_SECRET}provider = 5\nregion = \"mypurecloud.de\""))
+                .replace("https://api.example.com", "region"),
+            "provider",
+        ),
+        (
+            credential_only(&format!("{ID}{CLIENT_SECRET}provider = 5\n{URL}"))
+                .replace("https://api.example.com", "discover"),
+            "provider",
+        ),
+        (
+            credential_only(&format!(
+                "{ID}{CLIENT_SECRET}issuer = 5\ngrant = \"authorization_code\"\nstate_file = \"s\"\n{STATE_KEY}"
+            )),
+            "issuer",
+        ),
+    ] {
+        assert_said(&text, said);
+    }
+}
+
+#[test]
+fn nothing_is_concluded_from_a_refused_file_route_or_entry() {
+    let state = |lines: &str| format!("[server]\nstate_dir = 5\n{}", with_credential(lines));
+    let second = |lines: &str| {
+        with_route(&format!(
+            "[[routes]]\nupstream = \"https://b.example.com\"\ncredential = \"none\"\n{lines}"
+        ))
+    };
+    for (text, said) in [
+        (state(&format!("grant = \"refresh_token\"\n{STATE_KEY}")), "state_dir"),
+        (state(STATE_KEY), "state_dir"),
+        (with_credential(&format!("{STATE_KEY}\nstate_file = 5")), "state_file"),
+        (with_credential("grant = \"refresh_token\"\nstate_file = \"s\"\nstate_key = 5"), "state_key"),
+        (
+            with_credential(
+                "state_file = \"s\"\nstate_key = 5\nstate_key_previous = [{ env = \"STATE_KEY\" }]",
+            ),
+            "state_key",
+        ),
+        (with_credential("ca_file = 5\nsystem_roots = true"), "ca_file"),
+        (with_credential("client_certificate = 5\nclient_key = \"key.pem\""), "client_certificate"),
+        (with_route("client_certificate = \"cert.pem\"\nclient_key = 5"), "client_key"),
+        (second("path = 5"), "routes[1].path"),
+        (second("host = 5"), "routes[1].host"),
+        (with_route("path = 5\nstrip_prefix = true"), "routes[0].path"),
+        (with_route("path = \"api\"\nallow = [\"GET /x\"]\nstrip_prefix = true"), "not a path prefix"),
+        (with_credential("request_fields = { client_id = 5, username = \"client_id\" }"), "client_id"),
+        (with_credential("quota = { requests = 5, pre = \"1s\" }"), "unknown key `pre`"),
+        (with_credential("fields = { access_token = 5, expires_in = \"access_token\" }"), "access_token"),
+        (with_credential("require_scopes = [5]"), "require_scopes[0]"),
+    ] {
+        assert_said(&text, said);
+    }
+}
+
+/// Two wrong keys of one table, at any depth, are both reported.
+#[test]
+fn a_problem_hides_no_other_problem_in_its_table() {
+    for (text, said) in [
+        (
+            with_credential(
+                "client_auth = \"private_key_jwt\"\nassertion = { key = 5, alg = \"RS25\", kdi = 1 }",
+            )
+            .replace("client_secret", "#"),
+            "assertion.key|assertion.alg|`kdi`",
+        ),
+        (
+            with_credential(
+                "client_auth = \"private_key_jwt\"\nassertion = { key = { env = \"NOPE\" }, kid = 5 }",
+            )
+            .replace("client_secret", "#"),
+            "NOPE is not set|assertion.kid",
+        ),
+        (with_credential("assertion = { kid = 5 }"), "assertion.kid|`assertion` is used by neither"),
+        (with_credential("quota = { requests = \"x\" }"), "quota.requests|lacks `per`"),
+        (with_credential("quota = { requests = 0, per = 5 }"), "at least 1|quota.per"),
+        (
+            with_credential("errors = { dead = [5, \"\"], client = \"x\" }"),
+            "dead[0]|one meaning|errors.client",
+        ),
+        (
+            with_credential("fields = { access_token = 5, expires_in = \"\" }"),
+            "fields.access_token|not the path of a member",
+        ),
+        (with_credential("extra = { scope = 5 }"), "extra.scope|must not hold"),
+        (with_credential("request_fields = { nothing = 5 }"), "request_fields.nothing|no such parameter"),
+        (with_credential("request_headers = { Host = 5 }"), "request_headers.Host|cannot change"),
+        (
+            with_credential(
+                "assertion = { claims = { iss = 1979-05-27 } }\nclient_auth = \"client_secret_jwt\"",
+            ),
+            "claims.iss|must not hold `iss`",
+        ),
+        (
+            with_credential(
+                "assertion = { claims = { x = [1, [1979-05-27], inf] } }\nclient_auth = \"client_secret_jwt\"",
+            ),
+            "claims.x[1][0]|claims.x[2]",
+        ),
+        (
+            with_credential("password = { evn = \"A\", x = 1 }\ngrant = \"password\"\nusername = \"u\""),
+            "`evn`|`x`",
+        ),
+        (
+            with_credential("state_file = \"s\"\nstate_key_previous = [5, { evn = \"A\" }]\nstate_key = 5"),
+            "state_key`|previous[0]|`evn`",
+        ),
+        (
+            with_route("headers = { set = { Host = \"x\" }, remove = 5 }"),
+            "headers.remove|cannot change `host`",
+        ),
+        (
+            with_route("headers = { set = { Host = 5 }, remove = [\"Via\", 5], pas = [] }"),
+            "headers.set.Host|cannot change `host`|via|remove[1]|`pas`",
+        ),
+        (
+            with_route("retry_429 = { attempts = 11, max_wait = 5, methods = [\"get\", 5] }"),
+            "at most 10|max_wait|not a method|methods[1]",
+        ),
+        (
+            with_route("breaker = { failures = 0, window = 5, open = \"0s\" }"),
+            "at least 1|window|longer than zero",
+        ),
+        (
+            with_server("[server.tls]\ncertificate = 5\nprivat_key = \"x\"\nx = 1"),
+            "certificate|privat_key|`x`",
+        ),
+        (with_server("listen = [\"127.0.0.1:1\", 5, \"here\"]"), "listen[1]|not an address"),
+        (
+            format!("{CREDENTIAL}{}{ROUTE}timeout = 5\n", CREDENTIAL.replace("cxone", "b")),
+            "timeout|no route uses the credential `b`",
+        ),
+        ("credentials.none = 5\nroutes = [5]\n".to_owned(), "credentials.none`|reserved|routes[0]"),
+    ] {
+        assert_said(&text, said);
+    }
+}

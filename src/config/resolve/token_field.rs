@@ -8,7 +8,7 @@ use super::Resolver;
 use crate::config::model::fields::is_protected;
 use crate::config::model::hosts::is_host;
 use crate::config::model::token_field::{TokenField, TokenScheme};
-use crate::config::source::reader::Key;
+use crate::config::source::key::Key;
 
 impl Resolver<'_> {
     /// The field for the token of a route, which may have no credential.
@@ -18,12 +18,12 @@ impl Resolver<'_> {
         scheme: Key<String>,
         has_credential: bool,
     ) -> TokenField {
-        if let (Some(key), false) = (name.as_ref().or(scheme.as_ref()), has_credential) {
+        if let (Some(key), false) = (name.place().or_else(|| scheme.place()), has_credential) {
             let help = "remove `token_field` and `token_scheme`, or name a credential";
-            self.error(key.span(), "the route has no credential, and sends no token", help);
+            self.error(key, "the route has no credential, and sends no token", help);
         }
-        let name = name.and_then(|name| self.token_field_name(&name)).unwrap_or(AUTHORIZATION);
-        let scheme = scheme.and_then(|scheme| self.token_scheme(&scheme)).unwrap_or_default();
+        let name = name.into_usable().and_then(|name| self.token_field_name(&name)).unwrap_or(AUTHORIZATION);
+        let scheme = scheme.into_usable().and_then(|scheme| self.token_scheme(&scheme)).unwrap_or_default();
         TokenField { name, scheme }
     }
 
@@ -49,7 +49,7 @@ impl Resolver<'_> {
 
     /// The `Host` of requests to the upstream, if it is not the upstream's own.
     pub(super) fn host_header(&mut self, host: Key<String>) -> Option<Authority> {
-        let host = host?;
+        let host = host.into_usable()?;
         let authority: Option<Authority> = host.get_ref().parse().ok();
         let is_plain = |authority: &Authority| {
             let is_without_port = authority.host().len() == authority.as_str().len();

@@ -67,10 +67,10 @@ pub struct Sources {
 
 /// An environment variable that overrides a key.
 #[derive(Clone)]
-pub(in crate::config) struct Override {
+struct Override {
     start: usize,
     variable: String,
-    pub(in crate::config) value: String,
+    value: String,
 }
 
 impl Sources {
@@ -98,8 +98,14 @@ impl Sources {
     }
 
     /// The environment variable at this place.
-    pub(in crate::config) fn override_at(&self, place: &Range<usize>) -> Option<&Override> {
+    fn override_at(&self, place: &Range<usize>) -> Option<&Override> {
         self.overrides.iter().rfind(|one| one.start <= place.start)
+    }
+
+    /// The text of the environment variable whose whole value is at this place.
+    pub(in crate::config) fn whole_override(&self, place: &Range<usize>) -> Option<&str> {
+        let found = self.override_at(place).map(|found| (found.start, found.value.as_str()));
+        found.filter(|(start, value)| *place == (*start..start + value.len())).map(|(_, value)| value)
     }
 }
 

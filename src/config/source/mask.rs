@@ -16,7 +16,7 @@ const TABLES: [&str; 10] =
 const FREE: [&str; 6] = ["request_headers", "request_fields", "extra", "claims", "set", "set_if_absent"];
 
 /// Keys whose values are no secrets. Values of all other keys are never shown.
-const PUBLIC: [&str; 108] = [
+const PUBLIC: [&str; 109] = [
     "access",
     "alg",
     "allow",
@@ -76,6 +76,7 @@ const PUBLIC: [&str; 108] = [
     "open",
     "open_max",
     "origins",
+    "output",
     "path",
     "per",
     "percent",

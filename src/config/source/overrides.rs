@@ -161,10 +161,11 @@ fn credential_names<'t>(root: &'t DeTable<'_>) -> impl Iterator<Item = &'t str> 
     credentials.into_iter().flat_map(|all| all.keys()).map(|name| name.get_ref().as_ref())
 }
 
-/// The value as TOML, or else as text, with one place for all of its parts.
+/// The value as TOML, or else as text. Only the whole value has the whole place, and its parts have none of their own.
 fn parsed<'i>(value: &'i str, place: &Range<usize>) -> Spanned<DeValue<'i>> {
+    let part = place.start..place.start;
     let value = DeValue::parse(value)
-        .map_or_else(|_| DeValue::String(Cow::Borrowed(value)), |parsed| placed(parsed.into_inner(), place));
+        .map_or_else(|_| DeValue::String(Cow::Borrowed(value)), |parsed| placed(parsed.into_inner(), &part));
     Spanned::new(place.clone(), value)
 }
 

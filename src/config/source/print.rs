@@ -147,10 +147,10 @@ impl Printer<'_> {
     /// A value that is written in the file or in a variable.
     fn written(&self, path: &str, value: &Spanned<DeValue<'_>>, shape: &Shape) -> String {
         // A variable with a number is text where only text fits.
-        if let Some(variable) = self.sources.override_at(&value.span())
+        if let Some(text) = self.sources.whole_override(&value.span())
             && !accepts(shape, value.get_ref())
         {
-            return rendered(&DeValue::String(variable.value.as_str().into()), shape);
+            return rendered(&DeValue::String(text.into()), shape);
         }
         match (path, value.get_ref(), shape) {
             ("server.required_header", DeValue::String(field), _) => match field.split_once(':') {

@@ -1,9 +1,9 @@
 //! Reads values of the parsed TOML as the types of the [`schema`](super::schema).
 //!
-//! A value of the wrong type is reported with its place, its key counts as unusable, and reading continues with the
-//! next key. No message quotes a value: the value may be a secret.
+//! Each value is read once. A value that cannot be used is reported with its place and becomes [`Key::Refused`], and
+//! reading continues with the next value. No message quotes a value: the value may be a secret.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,23 +12,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
+use super::key::{Entry, Key};
 use super::nearest::nearest;
 use super::synonyms::meant_key;
-
-/// A key's value with its place; `None` if the key is absent or unusable.
-pub(in crate::config) type Key<T> = Option<Spanned<T>>;
-
-/// The place of a key's value.
-pub(in crate::config) trait Placed {
-    /// The place; `None` if the key is absent or unusable.
-    fn place(&self) -> Option<Range<usize>>;
-}
-
-impl<T> Placed for Key<T> {
-    fn place(&self) -> Option<Range<usize>> {
-        self.as_ref().map(Spanned::span)
-    }
-}
 
 /// A value of the file with its place.
 pub(super) type Written<'v> = Spanned<DeValue<'v>>;
@@ -44,53 +30,131 @@ pub(in crate::config) trait Table: Sized {
     /// The known keys.
     const KEYS: &'static [&'static str];
 
-    /// Reads each known key. Other keys of the table are ignored.
+    /// Reads each known key, and notes the other ones.
     fn from_table(table: &DeTable<'_>, path: &str, reader: &mut Reader<'_>) -> Self;
+
+    /// A table without keys.
+    fn absent() -> Self;
+
+    /// A table of which nothing is known.
+    fn refused() -> Self;
+
+    /// The table that is the value of a key.
+    fn of(key: Key<Self>) -> Self {
+        match key {
+            Key::Absent => Self::absent(),
+            Key::Refused => Self::refused(),
+            Key::Written(table) => table.into_inner(),
+        }
+    }
+}
+
+/// Declares tables as structs with a field for each key.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(in crate::config) struct $name {
+            $(pub(in crate::config) $key: Key<$type>,)*
+        }
+
+        impl Table for $name {
+            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+
+            fn from_table(table: &DeTable<'_>, path: &str, reader: &mut Reader<'_>) -> Self {
+                let meant = reader.unknown_keys(table, path, Self::KEYS);
+                Self { $($key: reader.key(table, path, stringify!($key), &meant),)* }
+            }
+
+            fn absent() -> Self {
+                Self { $($key: Key::Absent,)* }
+            }
+
+            fn refused() -> Self {
+                Self { $($key: Key::Refused,)* }
+            }
+        }
+
+        impl $crate::config::source::shape::Shaped for $name {
+            fn shape() -> $crate::config::source::shape::Shape {
+                $crate::config::source::shape::Shape::Table(vec![
+                    $((stringify!($key), <$type as $crate::config::source::shape::Shaped>::shape())),*
+                ])
+            }
+        }
+    )*};
+}
+pub(super) use tables;
+
+/// A key that its table does not have.
+#[derive(Debug)]
+pub(super) struct UnknownKey {
+    /// The keys of the table.
+    pub(super) known: &'static [&'static str],
+    /// The path of the table.
+    pub(super) path: String,
+    pub(super) key: String,
+    pub(super) place: Range<usize>,
 }
 
 /// Collects problems while values are read.
 pub(in crate::config) struct Reader<'a> {
     sources: &'a Sources,
     /// The problems so far.
-    pub(in crate::config) problems: Vec<Problem>,
-    /// Paths of the keys that are present but unusable, such as `server.limits.replay_body`.
-    pub(in crate::config) unusable: BTreeSet<String>,
+    pub(super) problems: Vec<Problem>,
+    /// The unknown keys so far.
+    pub(super) unknown: Vec<UnknownKey>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(sources: &'a Sources, problems: Vec<Problem>) -> Self {
-        Self { sources, problems, unusable: BTreeSet::new() }
+    pub(super) const fn new(sources: &'a Sources, problems: Vec<Problem>) -> Self {
+        Self { sources, problems, unknown: Vec::new() }
     }
 
-    /// Reads a key of the table at `path`.
-    pub(super) fn key<T: Value>(&mut self, table: &DeTable<'_>, path: &str, key: &str) -> Key<T> {
-        let value = table.get(key)?;
-        let path = joined(path, key);
-        let known = self.problems.len();
-        let mut read = T::read(value, &path, self);
-        if read.is_none()
-            && let Some(text) = self.as_text(value)
-        {
-            let problems = self.problems.split_off(known);
-            read = T::read(&text, &path, self);
-            if read.is_none() {
-                self.problems.truncate(known);
-                self.problems.extend(problems);
-            }
-        }
-        if read.is_none() {
-            self.unusable.insert(path);
-        }
-        Some(Spanned::new(value.span(), read?))
+    /// Notes the unknown keys of a table. Returns the known keys that were probably meant.
+    pub(super) fn unknown_keys(
+        &mut self,
+        table: &DeTable<'_>,
+        path: &str,
+        known: &'static [&'static str],
+    ) -> Vec<&'static str> {
+        let first = self.unknown.len();
+        let unknown = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
+        self.unknown.extend(unknown.map(|key| UnknownKey {
+            known,
+            path: path.to_owned(),
+            key: key.get_ref().to_string(),
+            place: key.span(),
+        }));
+        self.unknown[first..].iter().filter_map(|unknown| meant_key(known, &unknown.key)).collect()
     }
 
-    /// The text of an environment variable whose value was read as TOML, such as a client id of digits.
-    fn as_text(&self, value: &Written<'_>) -> Option<Written<'a>> {
-        let text = self.sources.override_at(&value.span())?.value.as_str();
-        let parsed = DeValue::parse(text).ok()?;
-        // A part of an inline table is not the whole variable.
-        let is_whole = !parsed.get_ref().is_table() && !value.get_ref().is_str();
-        is_whole.then(|| Spanned::new(value.span(), DeValue::String(text.into())))
+    /// Reads a key of the table at `path`. An absent key that was probably `meant` by another name counts as refused.
+    pub(super) fn key<T: Value>(
+        &mut self,
+        table: &DeTable<'_>,
+        path: &str,
+        key: &str,
+        meant: &[&str],
+    ) -> Key<T> {
+        match table.get(key) {
+            Some(value) => self.entry(value, &joined(path, key)).map_or(Key::Refused, Key::Written),
+            None if meant.contains(&key) => Key::Refused,
+            None => Key::Absent,
+        }
+    }
+
+    fn entry<T: Value>(&mut self, value: &Written<'_>, path: &str) -> Entry<T> {
+        T::read(value, path, self).map(|read| Spanned::new(value.span(), read))
+    }
+
+    /// The text of a string, or of an environment variable whose value was read as TOML, such as a client id of digits.
+    pub(super) fn text<'t>(&self, value: &'t Written<'_>) -> Option<&'t str>
+    where
+        'a: 't,
+    {
+        let variable = || self.sources.whole_override(&value.span()).filter(|_| !value.get_ref().is_table());
+        value.get_ref().as_str().or_else(variable)
     }
 
     /// Reports a value of another type than its key needs, in the place of that value.
@@ -106,20 +170,44 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Reads an inline table; a problem in any of its keys makes the whole table unusable.
-    pub(super) fn inline_table<T: Table>(&mut self, value: &Written<'_>, path: &str) -> Option<T> {
-        let table = value.get_ref().as_table()?;
-        let known = self.problems.len();
-        for key in table.keys().filter(|key| !T::KEYS.contains(&key.get_ref().as_ref())) {
-            let help = match meant_key(T::KEYS, key.get_ref()) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("the keys of `{path}` are: {}", T::KEYS.join(", ")),
-            };
-            let title = format!("unknown key `{}` in `{path}`", key.get_ref());
-            self.problems.push(Problem::error(key.span(), title).help(help));
+    /// Reads a table with a header of its own.
+    pub(super) fn section<T: Table>(&mut self, value: &Written<'_>, path: &str) -> Option<T> {
+        let header = match path {
+            _ if path.starts_with("routes[") => "[[routes]]".to_owned(),
+            _ => format!("[{path}]"),
+        };
+        let Some(table) = value.get_ref().as_table() else {
+            return self.not_a_section(value, path, &header);
+        };
+        Some(T::from_table(table, path, self))
+    }
+
+    /// Reports a value in the place of a table with a header of its own.
+    pub(super) fn not_a_section<T>(&mut self, value: &Written<'_>, path: &str, header: &str) -> Option<T> {
+        self.problems.push(
+            Problem::error(value.span(), format!("`{path}` must be a table"))
+                .help(format!("write {header} on a line of its own, and its keys below")),
+        );
+        None
+    }
+
+    /// Reads a table that is the value of a key. `example` is for messages.
+    pub(super) fn inline_table<T: Table>(
+        &mut self,
+        value: &Written<'_>,
+        path: &str,
+        example: &str,
+    ) -> Option<T> {
+        match value.get_ref().as_table() {
+            Some(table) => Some(T::from_table(table, path, self)),
+            None => self.mistyped(value, path, example),
         }
-        let read = T::from_table(table, path, self);
-        (self.problems.len() == known).then_some(read)
+    }
+
+    /// Reads the entries of a list; `None` if the value is no list.
+    pub(super) fn list<T: Value>(&mut self, value: &Written<'_>, path: &str) -> Option<Vec<Entry<T>>> {
+        let list = value.get_ref().as_array()?.iter().enumerate();
+        Some(list.map(|(index, entry)| self.entry(entry, &format!("{path}[{index}]"))).collect())
     }
 
     /// Reads a string that is one of these names.
@@ -129,7 +217,7 @@ impl<'a> Reader<'a> {
         path: &str,
         choices: &[(&str, T)],
     ) -> Option<T> {
-        let text = value.get_ref().as_str();
+        let text = self.text(value);
         let chosen = text.and_then(|text| choices.iter().find(|(name, _)| *name == text));
         if let Some((_, chosen)) = chosen {
             return Some(*chosen);
@@ -156,7 +244,7 @@ impl<'a> Reader<'a> {
         path: &str,
         expected: &str,
     ) -> Option<T> {
-        let Some(text) = value.get_ref().as_str() else { return self.mistyped(value, path, expected) };
+        let Some(text) = self.text(value) else { return self.mistyped(value, path, expected) };
         text.parse()
             .map_err(|error| self.problems.push(Problem::error(value.span(), format!("`{path}`: {error}"))))
             .ok()
@@ -174,7 +262,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The path of a key in the table at `path`.
-pub(in crate::config) fn joined(path: &str, key: &str) -> String {
+pub(super) fn joined(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
@@ -182,7 +270,8 @@ pub(in crate::config) fn joined(path: &str, key: &str) -> String {
 fn type_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
-        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a decimal number",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
@@ -190,20 +279,26 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-macro_rules! plain_values {
-    ($($type:ty: $expected:literal, $read:expr;)*) => {$(
+macro_rules! texts {
+    ($($type:ty: $expected:literal,)*) => {$(
         impl Value for $type {
             fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-                $read(value.get_ref()).or_else(|| reader.mistyped(value, path, $expected))
+                let text = reader.text(value).map(Self::from);
+                text.or_else(|| reader.mistyped(value, path, $expected))
             }
         }
     )*};
 }
 
-plain_values! {
-    String: "a string", |value: &DeValue<'_>| value.as_str().map(str::to_owned);
-    PathBuf: "the path of a file, as a string", |value: &DeValue<'_>| value.as_str().map(Self::from);
-    bool: "true or false", DeValue::as_bool;
+texts! {
+    String: "a string",
+    PathBuf: "the path of a file, as a string",
+}
+
+impl Value for bool {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        value.get_ref().as_bool().or_else(|| reader.mistyped(value, path, "true or false"))
+    }
 }
 
 macro_rules! numbers {
@@ -224,114 +319,25 @@ numbers! {
     u64: i64::MAX.cast_unsigned(),
 }
 
-/// A wrong entry is reported and left out; a list without a usable entry is unusable unless written empty.
-impl<T: Value> Value for Vec<Spanned<T>> {
+impl<T: Value> Value for Vec<Entry<T>> {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let Some(list) = value.get_ref().as_array() else {
-            return reader.mistyped(value, path, "a list in brackets, such as [\"a\", \"b\"] or [401]");
-        };
-        let mut entries = Self::new();
-        for (index, entry) in list.iter().enumerate() {
-            let read = T::read(entry, &format!("{path}[{index}]"), reader);
-            entries.extend(read.map(|read| Spanned::new(entry.span(), read)));
-        }
-        (list.is_empty() || !entries.is_empty()).then_some(entries)
+        let list = reader.list(value, path);
+        list.or_else(|| reader.mistyped(value, path, "a list in brackets, such as [\"a\", \"b\"] or [401]"))
     }
 }
 
-/// A wrong entry is reported and left out.
-impl<T: Value> Value for BTreeMap<Spanned<String>, Spanned<T>> {
+impl<T: Value> Value for BTreeMap<Spanned<String>, Entry<T>> {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(table) = value.get_ref().as_table() else {
             return reader.mistyped(value, path, "a table, such as { key = \"value\" }");
         };
-        let mut entries = Self::new();
-        for (name, entry) in table {
-            let read = T::read(entry, &joined(path, name.get_ref()), reader);
-            let name = Spanned::new(name.span(), name.get_ref().to_string());
-            entries.extend(read.map(|read| (name, Spanned::new(entry.span(), read))));
-        }
-        Some(entries)
+        let named = table.iter().map(|(name, entry)| {
+            let read = reader.entry(entry, &joined(path, name.get_ref()));
+            (Spanned::new(name.span(), name.get_ref().to_string()), read)
+        });
+        Some(named.collect())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use crate::config::Environment;
-    use crate::config::source::diagnostics::Sources;
-    use crate::config::source::document::Document;
-
-    /// Reads this text with this environment variable; returns the titles of the problems, and the document.
-    fn read(text: &str, variable: &[(&str, &str); 1]) -> (Vec<String>, Document) {
-        let sources = Sources::new(Path::new("proxy.toml"), text.to_owned());
-        let document = Document::read(sources, &Environment::from(*variable));
-        (document.problems.iter().map(|problem| problem.title.clone()).collect(), document)
-    }
-
-    const NO_OVERRIDE: &[(&str, &str); 1] = &[("PATH", "")];
-
-    #[test]
-    fn a_message_names_the_expected_type_and_never_the_value() {
-        for (text, title) in [
-            ("server.drain = 20", "`server.drain` must be a duration such as \"30s\", not a number"),
-            ("server.drain = \"hunter2\"", "`server.drain`: not a duration: write a number and a unit"),
-            ("server.watch = \"hunter2\"", "`server.watch` must be true or false, not a string"),
-            ("server.watch = 1979-05-27", "`server.watch` must be true or false, not a date"),
-            ("server.workers = 70000", "`server.workers` must be a whole number from 0 to 65535"),
-            ("server.workers = -1", "`server.workers` must be a whole number from 0 to 65535"),
-            ("server.workers = 1.5", "`server.workers` must be a whole number from 0 to 65535, not a number"),
-            ("server.hosts = \"hunter2\"", "`server.hosts` must be a list in brackets, such as"),
-            ("credentials.a.extra = []", "`credentials.a.extra` must be a table, such as"),
-            ("credentials.a.extra = { x = 1 }", "`credentials.a.extra.x` must be a string, not a number"),
-            ("credentials.a.quota = \"hunter2\"", "`credentials.a.quota` must be a table such as { requests"),
-            (
-                "credentials.a.grant = \"hunter2\"",
-                "`credentials.a.grant` must be one of: \"client_credentials\",",
-            ),
-            (
-                "credentials.a.password = 4711",
-                "`credentials.a.password` must be { env = \"NAME\" }, { file =",
-            ),
-            ("credentials.a.password = { env = 1 }", "`credentials.a.password` must be { env = \"NAME\" }, "),
-            (
-                "credentials.a.password = { env = \"A\", file = \"b\" }",
-                "`credentials.a.password` must be either",
-            ),
-            ("log.format = \"jsn\"", "`log.format` must be one of: \"auto\", \"json\", \"text\""),
-        ] {
-            let (titles, document) = read(text, NO_OVERRIDE);
-            let [only] = titles.as_slice() else { panic!("{text}: {titles:?}") };
-            assert!(only.starts_with(title) && !only.contains("hunter2"), "{text}: {only}");
-            let key = only.split('`').nth(1).unwrap();
-            assert!(document.unusable.iter().any(|path| key.starts_with(path)) || key.contains(".extra."));
-        }
-        let (_, misspelt) = read("log.format = \"jsn\"", NO_OVERRIDE);
-        assert_eq!(misspelt.problems[0].help.as_deref(), Some("did you mean \"json\"?"));
-    }
-
-    #[test]
-    fn a_wrong_entry_leaves_the_other_entries_of_its_list() {
-        let (titles, document) = read("server.hosts = [\"a\", 1, \"b\"]\nserver.origins = [1]", NO_OVERRIDE);
-
-        let server = document.file.server.unwrap().into_inner();
-        assert_eq!(titles.len(), 2, "{titles:?}");
-        assert_eq!(server.hosts.unwrap().get_ref().len(), 2);
-        assert!(server.origins.is_none() && document.unusable.contains("server.origins"));
-    }
-
-    #[test]
-    fn a_number_in_a_variable_is_text_where_only_text_fits_and_not_inside_a_table() {
-        let text = "credentials.a.client_id = \"x\"";
-        let (titles, document) = read(text, &[("BEARERD_CREDENTIALS__A__CLIENT_ID", "0x10")]);
-        let credential = document.file.credentials.unwrap().into_inner().pop_first().unwrap().1.into_inner();
-        assert!(titles.is_empty(), "{titles:?}");
-        assert_eq!(credential.client_id.unwrap().get_ref(), "0x10");
-
-        let (titles, _) = read(text, &[("BEARERD_CREDENTIALS__A__ASSERTION", "{ kid = 5 }")]);
-        assert_eq!(titles, ["`credentials.a.assertion.kid` must be a string, not a number"]);
-        let (titles, _) = read(text, &[("BEARERD_SERVER__WORKERS", "70000")]);
-        assert_eq!(titles, ["`server.workers` must be a whole number from 0 to 65535"]);
-    }
-}
+mod tests;

@@ -10,7 +10,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::choice::{ClientAuth, Encoded, Grant, Provider, RewrittenLink, Upgrade};
-use super::reader::{Key, Reader, Table, Value, Written};
+use super::claim::Claim;
+use super::diagnostics::Problem;
+use super::key::{Entry, Key};
+use super::reader::{Reader, Table, Value, Written, tables};
 use super::shape::{Shape, Shaped, shapes};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
 use crate::config::model::credential::HttpVersion;
@@ -23,47 +26,22 @@ use crate::config::model::server::{HalfClosed, HeaderCase};
 use crate::config::model::signing_key::SigningAlgorithm;
 
 /// Strings, each with its place.
-pub(in crate::config) type Texts = Vec<Spanned<String>>;
+pub(in crate::config) type Texts = Vec<Entry<String>>;
 /// Strings by name, each with its place.
-pub(in crate::config) type TextsByName = BTreeMap<Spanned<String>, Spanned<String>>;
+pub(in crate::config) type TextsByName = BTreeMap<Spanned<String>, Entry<String>>;
 
 /// Claims of a JWT by name, each with its place.
-pub(in crate::config) type ClaimsByName = BTreeMap<Spanned<String>, Spanned<Claim>>;
+pub(in crate::config) type ClaimsByName = BTreeMap<Spanned<String>, Entry<Claim>>;
 /// Secrets by name, each with its place.
-pub(in crate::config) type SecretsByName = BTreeMap<Spanned<String>, Spanned<SecretSource>>;
-
-/// Declares tables as structs with a field for each key.
-macro_rules! tables {
-    ($($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* })*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Default)]
-        pub(in crate::config) struct $name {
-            $(pub(in crate::config) $key: Key<$type>,)*
-        }
-
-        impl Table for $name {
-            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
-
-            fn from_table(table: &DeTable<'_>, path: &str, reader: &mut Reader<'_>) -> Self {
-                Self { $($key: reader.key(table, path, stringify!($key)),)* }
-            }
-        }
-
-        impl Shaped for $name {
-            fn shape() -> Shape {
-                Shape::Table(vec![$((stringify!($key), <$type>::shape())),*])
-            }
-        }
-    )*};
-}
+pub(in crate::config) type SecretsByName = BTreeMap<Spanned<String>, Entry<SecretSource>>;
 
 tables! {
     /// The whole file.
     File {
         server: Server,
         admin: Admin,
-        credentials: BTreeMap<Spanned<String>, Spanned<Credential>>,
-        routes: Vec<Spanned<Route>>,
+        credentials: Credentials,
+        routes: Routes,
         log: Log,
     }
 
@@ -216,8 +194,8 @@ tables! {
         allow: Texts,
         deny: Texts,
         encoded: Encoded,
-        upgrade: Vec<Spanned<Upgrade>>,
-        retry_on: Vec<Spanned<u16>>,
+        upgrade: Vec<Entry<Upgrade>>,
+        retry_on: Vec<Entry<u16>>,
         retry_429: Retry429,
         retry_stale: bool,
         headers: Headers,
@@ -242,7 +220,7 @@ tables! {
         token_field: String,
         token_scheme: String,
         rewrite_cookies: bool,
-        rewrite_links: Vec<Spanned<RewrittenLink>>,
+        rewrite_links: Vec<Entry<RewrittenLink>>,
         body_timeout: Duration,
         body_rate: Size,
     }
@@ -280,12 +258,12 @@ tables! {
     }
 }
 
-/// `document` checks the keys of these tables, and that each is a table.
+/// Tables with a header of their own.
 macro_rules! sections {
     ($($name:ident)*) => {$(
         impl Value for $name {
             fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-                value.get_ref().as_table().map(|table| Self::from_table(table, path, reader))
+                reader.section(value, path)
             }
         }
     )*};
@@ -298,10 +276,7 @@ macro_rules! inline_tables {
     ($($name:ident: $example:literal,)*) => {$(
         impl Value for $name {
             fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-                if !value.get_ref().is_table() {
-                    return reader.mistyped(value, path, concat!("a table such as ", $example));
-                }
-                reader.inline_table(value, path)
+                reader.inline_table(value, path, concat!("a table such as ", $example))
             }
         }
     )*};
@@ -320,19 +295,12 @@ inline_tables! {
 impl Value for Option<Breaker> {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         const EXPECTED: &str = "a table such as { failures = 10, percent = 50 }, or \"off\"";
-        match value.get_ref() {
-            DeValue::Table(_) => reader.inline_table(value, path).map(Some),
-            DeValue::String(text) if text == "off" => Some(None),
-            DeValue::String(_) => reader.invalid(value, path, EXPECTED),
-            _ => reader.mistyped(value, path, EXPECTED),
+        match reader.text(value) {
+            Some("off") => Some(None),
+            Some(_) => reader.invalid(value, path, EXPECTED),
+            None => reader.inline_table(value, path, EXPECTED).map(Some),
         }
     }
-}
-
-shapes! {
-    Option<Breaker>: Shape::OneOf(vec![Shape::Choice(vec!["off"]), Breaker::shape()]),
-    Claim: Shape::Claim,
-    Sampling: Shape::OneOf(vec![Shape::Bool, Shape::Share]),
 }
 
 /// `true`, `false`, or a share.
@@ -350,27 +318,46 @@ impl Value for Sampling {
     }
 }
 
-/// The value of a claim.
-#[derive(Debug)]
-pub(in crate::config) struct Claim(pub(in crate::config) serde_json::Value);
+shapes! {
+    Credentials: <BTreeMap<Spanned<String>, Entry<Credential>>>::shape(),
+    Routes: <Vec<Entry<Route>>>::shape(),
+    Option<Breaker>: Shape::OneOf(vec![Shape::Choice(vec!["off"]), Breaker::shape()]),
+    Claim: Shape::Claim,
+    Sampling: Shape::OneOf(vec![Shape::Bool, Shape::Share]),
+}
 
-impl Value for Claim {
+/// `[credentials.NAME]`, by name.
+#[derive(Debug, Default)]
+pub(in crate::config) struct Credentials(pub(in crate::config) BTreeMap<Spanned<String>, Entry<Credential>>);
+
+impl Value for Credentials {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        match json(value.get_ref()) {
-            Some(json) => Some(Self(json)),
-            None => reader.mistyped(value, path, "a string, a number, true, false, or a list of these"),
+        let Some(table) = value.get_ref().as_table() else {
+            return reader.not_a_section(value, path, "[credentials.NAME]");
+        };
+        let is_key = |key: &str| Credential::KEYS.contains(&key);
+        if table.iter().any(|(key, value)| is_key(key.get_ref()) && !value.get_ref().is_table()) {
+            let help = "write [credentials.NAME], with a name of your choice, and that name in `credential` of the routes";
+            reader.problems.push(Problem::error(value.span(), "a credential needs a name").help(help));
+            return None;
         }
+        Value::read(value, path, reader).map(Self)
     }
 }
 
-/// A value without tables, dates and numbers that JSON does not have.
-fn json(value: &DeValue<'_>) -> Option<serde_json::Value> {
-    Some(match value {
-        DeValue::String(text) => serde_json::Value::from(&**text),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok()?.into(),
-        DeValue::Float(number) => serde_json::Number::from_f64(number.as_str().parse().ok()?)?.into(),
-        DeValue::Boolean(is) => serde_json::Value::from(*is),
-        DeValue::Array(list) => list.iter().map(|entry| json(entry.get_ref())).collect::<Option<_>>()?,
-        DeValue::Datetime(_) | DeValue::Table(_) => return None,
-    })
+/// `[[routes]]`. A single `[routes]` is read as if it were `[[routes]]`.
+#[derive(Debug, Default)]
+pub(in crate::config) struct Routes(pub(in crate::config) Vec<Entry<Route>>);
+
+impl Value for Routes {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        if let Some(list) = reader.list(value, path) {
+            return Some(Self(list));
+        }
+        let help = "write [[routes]], with two brackets, once for each route";
+        reader.problems.push(Problem::error(value.span(), "`routes` must be a list of tables").help(help));
+        let table = value.get_ref().as_table()?;
+        let route = Route::from_table(table, "routes[0]", reader);
+        Some(Self(vec![Some(Spanned::new(value.span(), route))]))
+    }
 }

@@ -1,32 +1,49 @@
-//! Where a secret comes from, as it is written.
+//! The source of a secret: `{ env = "NAME" }`, `{ file = "path" }`, or the secret itself.
+
+use std::path::PathBuf;
 
 use secrecy::SecretString;
-use toml::de::DeValue;
+use toml::Spanned;
+use toml::de::DeTable;
 
 use super::diagnostics::Problem;
-use super::reader::{Reader, Value, Written};
+use super::key::Key;
+use super::reader::{Reader, Table, Value, Written, tables};
 use crate::config::model::secret::SecretSource;
+
+tables! {
+    /// The source of a secret.
+    Source {
+        env: String,
+        file: PathBuf,
+    }
+}
 
 impl Value for SecretSource {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         const EXPECTED: &str = "{ env = \"NAME\" }, { file = \"path\" } or a string";
-        let table = match value.get_ref() {
-            DeValue::String(text) => return Some(Self::Plain(SecretString::from(text.to_string()))),
-            DeValue::Table(table) => table,
-            _ => return reader.mistyped(value, path, EXPECTED),
-        };
-        let text = |key| table.get(key).and_then(|value: &Written<'_>| value.get_ref().as_str());
-        match (text("env"), text("file")) {
-            (Some(name), None) if table.len() == 1 => variable(name, value, path, reader),
-            (None, Some(file)) if table.len() == 1 => Some(Self::File(file.into())),
-            (Some(_), Some(_)) => reader.invalid(value, path, "either `env` or `file`, not both"),
-            _ => reader.invalid(value, path, EXPECTED),
+        if let Some(text) = reader.text(value) {
+            return Some(Self::Plain(SecretString::from(text)));
+        }
+        let unknown = reader.unknown.len();
+        match reader.inline_table(value, path, EXPECTED)? {
+            Source { env: Key::Written(name), file: Key::Absent } => variable(&name, path, reader),
+            Source { env: Key::Absent, file: Key::Written(file) } => Some(Self::File(file.into_inner())),
+            Source { env: Key::Written(_), file: Key::Written(_) } => {
+                reader.invalid(value, path, "either `env` or `file`, not both")
+            }
+            // An unknown key may be meant for one of the two.
+            Source { env: Key::Absent, file: Key::Absent } if reader.unknown.len() == unknown => {
+                reader.invalid(value, path, EXPECTED)
+            }
+            _ => None,
         }
     }
 }
 
 /// The source of a secret in the variable with this name. A text that is no name may hold the secret itself.
-fn variable(name: &str, value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<SecretSource> {
+fn variable(name: &Spanned<String>, path: &str, reader: &mut Reader<'_>) -> Option<SecretSource> {
+    let (place, name) = (name.span(), name.get_ref().as_str());
     let is_name = |text: &str| {
         !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
     };
@@ -51,6 +68,6 @@ fn variable(name: &str, value: &Written<'_>, path: &str, reader: &mut Reader<'_>
             "write the name of a variable that holds the secret, such as \"API_CLIENT_SECRET\"",
         ),
     };
-    reader.problems.push(Problem::error(value.span(), format!("`{path}` {title}")).help(help));
+    reader.problems.push(Problem::error(place, format!("`{path}` {title}")).help(help));
     None
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::diagnostics::Problem;
-use super::reader::Table;
+use super::reader::{Table, UnknownKey};
 use super::schema::{Admin, Credential, File, Limits, Log, Route, Server, Tls};
 use super::synonyms::{meant_key, synonym};
 
@@ -85,6 +85,21 @@ impl Section {
             None => format!("the keys of {} are: {}", self.header(), self.keys().join(", ")),
         }
     }
+}
+
+/// The problem of an unknown key, with a remedy.
+pub(super) fn unknown_key(UnknownKey { known, path, key, place }: UnknownKey) -> Problem {
+    let section = Section::ALL.into_iter().find(|section| section.keys() == known);
+    let (table, help) = match section {
+        Some(section) if section.planned().contains(&key.as_str()) => return not_supported(&key, place),
+        Some(section @ Section::Credential) => (format!("[{path}]"), section.hint(&key)),
+        Some(section) => (section.header().to_owned(), section.hint(&key)),
+        None => (format!("`{path}`"), {
+            let keys = || format!("the keys of `{path}` are: {}", known.join(", "));
+            meant_key(known, &key).map_or_else(keys, |meant| format!("did you mean `{meant}`?"))
+        }),
+    };
+    Problem::error(place, format!("unknown key `{key}` in {table}")).help(help)
 }
 
 /// A key that is reserved for a later version.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
+use super::key::Entry;
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
 use crate::config::model::secret::SecretSource;
 
@@ -73,13 +74,13 @@ shapes! {
     RequiredScopes: Shape::OneOf(vec![Shape::Bool, Shape::List(Box::new(Shape::Text))]),
 }
 
-impl<T: Shaped> Shaped for Vec<Spanned<T>> {
+impl<T: Shaped> Shaped for Vec<Entry<T>> {
     fn shape() -> Shape {
         Shape::List(Box::new(T::shape()))
     }
 }
 
-impl<T: Shaped> Shaped for BTreeMap<Spanned<String>, Spanned<T>> {
+impl<T: Shaped> Shaped for BTreeMap<Spanned<String>, Entry<T>> {
     fn shape() -> Shape {
         Shape::Map(Box::new(T::shape()))
     }

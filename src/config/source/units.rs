@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use toml::Spanned;
-use toml::de::DeValue;
 
+use super::key::Entry;
 use super::reader::{Reader, Value, Written};
 
 /// The longest duration: adding it to any point in time does not overflow.
@@ -74,36 +74,30 @@ impl Value for Size {
 }
 
 /// One value, or a list of them: `"a"` or `["a", "b"]`.
-#[derive(Clone, Debug)]
-pub(in crate::config) struct OneOrMany<T>(pub(in crate::config) Vec<T>);
+#[derive(Debug)]
+pub(in crate::config) struct OneOrMany<T>(pub(in crate::config) Vec<Entry<T>>);
 
 impl<T: Value> Value for OneOrMany<T> {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let many = if value.get_ref().is_array() {
-            Vec::<Spanned<T>>::read(value, path, reader)?.into_iter().map(Spanned::into_inner).collect()
-        } else {
-            vec![T::read(value, path, reader)?]
-        };
-        Some(Self(many))
+        let many = reader.list(value, path);
+        many.or_else(|| Some(vec![Some(Spanned::new(value.span(), T::read(value, path, reader)?))])).map(Self)
     }
 }
 
 /// Scopes that must have been granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(in crate::config) enum RequiredScopes {
     /// `true`: the requested scopes, without those that servers do not list in responses. `false`: none.
     AsRequested(bool),
     /// These scopes.
-    Listed(Vec<String>),
+    Listed(Vec<Entry<String>>),
 }
 
 impl Value for RequiredScopes {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Boolean(all) => Some(Self::AsRequested(*all)),
-            DeValue::Array(_) => OneOrMany::read(value, path, reader).map(|scopes| Self::Listed(scopes.0)),
-            _ => reader.mistyped(value, path, "a list of scopes, or true for all of `scopes`"),
-        }
+        let all = value.get_ref().as_bool().map(Self::AsRequested);
+        all.or_else(|| reader.list(value, path).map(Self::Listed))
+            .or_else(|| reader.mistyped(value, path, "a list of scopes, or true for all of `scopes`"))
     }
 }
 

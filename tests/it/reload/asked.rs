@@ -94,14 +94,28 @@ async fn a_secret_on_a_reported_line_is_masked() {
         "client_secret = { env = \"API_SECRET=hunter2hunter2\" }",
         "client_secret = { env = API_SECRET=hunter2hunter2 }",
         "client_secret.env = \"hunter2 hunter2\"",
+        // The wrong type, or a wrong key, beside the secret.
+        "client_secret = [\"hunter2hunter2\"]",
+        "client_secret = { value = \"hunter2hunter2\" }",
+        "client_secret = { evn = \"hunter2hunter2\", file = \"x\" }",
+        "client_secrt = \"hunter2hunter2\"",
+        "client_secret = \"hunter2hunter2\"\nclient_secret = \"hunter2hunter2\"",
+        "client_secret = \"hunter2hunter2\"\nclient_secret_next = [\"hunter2hunter2\", 5]",
+        "client_secret = \"hunter2hunter2\"\nrequest_headers = { X-Key = \"hunter2hunter2\", Host = \"hunter2hunter2\" }",
+        "client_secret = \"hunter2hunter2\"\nextra = { scope = \"hunter2hunter2\", a = [\"hunter2hunter2\"] }",
+        "client_secret = \"hunter2hunter2\"\nproxy = \"socks5://u:hunter2hunter2@p:1\"",
+        "client_secret = \"hunter2hunter2\"\nissuer = \"https://u:hunter2hunter2@as.test\"",
+        "client_secret = \"\"\"\nhunter2hunter2",
+        "client_secret: hunter2hunter2",
     ] {
         world.configure(|_| good.replace(source, wrong));
 
         let (status, problem) = world.admin_post("/reload").await;
-
         assert_eq!(status, 422, "{wrong}");
         assert!(!problem.to_string().contains("hunter2"), "{problem}");
-        assert!(!world.process.output().contains("hunter2"));
+        let problems = world.reload_in_vain().await;
+        assert!(problems.contains('^') && !problems.contains("hunter2"), "{problems}");
+        assert!(!world.process.output().contains("hunter2"), "{wrong}");
     }
     world.finish().await;
 }

@@ -101,9 +101,14 @@ const MISTAKES: &[Mistake] = &[
     ("nbf = 1", "`claims` must not hold `nbf`", "nbf", "bearerd sets this claim"),
     ("jti = \"x\"", "`claims` must not hold `jti`", "jti", "bearerd sets this claim"),
     ("x = {}", "must be a string, a number, true, false, or a list of these, not a table", "x = ", ""),
-    ("x = [{}]", "must be a string, a number, true, false, or a list of these, not a list", "x = ", ""),
+    (
+        "x = [{}]",
+        "claims.x[0]` must be a string, a number, true, false, or a list of these, not a table",
+        "x = ",
+        "",
+    ),
     ("x = 1979-05-27", "must be a string, a number, true, false", "x = ", ""),
-    ("x = nan", "must be a string, a number, true, false", "x = ", ""),
+    ("x = nan", "must be a number that JSON has", "x = ", ""),
 ];
 
 const FILE_MISTAKES: &[Mistake] = &[
