@@ -33,6 +33,7 @@ mod grants;
 mod header_case;
 mod health;
 mod imports;
+mod interim;
 mod json_schema;
 mod keygen;
 mod late_tokens;

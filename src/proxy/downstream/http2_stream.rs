@@ -49,7 +49,7 @@ pub(super) fn spawn<S: Serve>(
     let answer = service.answer(request, downstream);
     let stream = Stream { progress, began: client.now(), connection: Rc::clone(client) };
     tokio::task::spawn_local(async move {
-        let mut answering = pin!(respond_with(answer, respond, continuation));
+        let mut answering = pin!(respond_with(answer, respond, continuation, &stream.progress));
         poll_fn(|cx| {
             if answering.as_mut().poll(cx).is_ready() || stream.progress.stalled() == Some(Side::Caller) {
                 return Poll::Ready(());
@@ -80,11 +80,17 @@ async fn respond_with<B>(
     mut answer: Answer<B>,
     mut respond: SendResponse<Bytes>,
     continuation: Option<Continuation>,
+    progress: &Progress,
 ) where
     B: Body<Data = Bytes> + 'static,
 {
     let response = poll_fn(|cx| {
-        if let Poll::Ready(Ok(response)) = answer.as_mut().poll(cx) {
+        let answered = answer.as_mut().poll(cx);
+        for interim in progress.interim.take() {
+            // Fails only on a stream that has ended.
+            let _ = respond.send_informational(interim);
+        }
+        if let Poll::Ready(Ok(response)) = answered {
             return Poll::Ready(Some(response));
         }
         if continuation.as_ref().is_some_and(Continuation::take) {

@@ -4,6 +4,7 @@ pub mod connection;
 mod early_resets;
 mod http2;
 pub(in crate::proxy) mod http2_stream;
+mod interim;
 pub mod io;
 pub mod progress;
 pub mod protocol;

@@ -115,7 +115,10 @@ impl Service {
             }
             context.exchange.sent(authorization.as_ref());
             let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
-            let forwarded = forward(lease, request, context.request_body, route.timeout).await;
+            let exchange = &*context.exchange;
+            let mut relay_interim = |interim| self.relay_interim(interim, route, destination, exchange);
+            let forwarded = forward(lease, request, context.request_body, route.timeout, &mut relay_interim);
+            let forwarded = forwarded.await;
             context.exchange.awaited_upstream();
             match forwarded {
                 Ok(answered) => {

@@ -8,7 +8,6 @@
 pub mod body;
 pub mod connection;
 mod http1;
-mod http10_chunks;
 mod http2;
 mod http2_stream;
 mod idle;
@@ -16,6 +15,7 @@ pub mod lease;
 pub mod outcome;
 mod queue;
 pub mod request;
+mod response_start;
 
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
