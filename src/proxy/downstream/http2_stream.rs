@@ -42,7 +42,8 @@ pub(super) fn spawn<S: Serve>(
     service: &Rc<S>,
 ) {
     let (head, body) = request.into_parts();
-    let (body, continuation) = StreamBody::new(&head, body);
+    let body = StreamBody::new(&head, body);
+    let (continuation, reader) = (body.continuation(), body.reader());
     let request = Request::from_parts(head, ClientBody::Http2(body));
     let (connection, progress) = (Rc::clone(client), client.begin_progress());
     let downstream = Downstream { connection, progress: Rc::clone(&progress), upgrade: Upgrade::default() };
@@ -54,6 +55,7 @@ pub(super) fn spawn<S: Serve>(
             if answering.as_mut().poll(cx).is_ready() || stream.progress.stalled() == Some(Side::Caller) {
                 return Poll::Ready(());
             }
+            reader.read(cx);
             stream.progress.task.set(cx.waker());
             Poll::Pending
         })

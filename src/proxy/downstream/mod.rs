@@ -8,6 +8,7 @@ mod interim;
 pub mod io;
 pub mod progress;
 pub mod protocol;
+mod read_ahead;
 pub mod request_body;
 pub mod serve;
 pub mod state;
