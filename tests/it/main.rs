@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod abandoned;
 mod access_log;
 mod api_discovery;
 mod callers;
@@ -66,6 +67,7 @@ mod token_faults;
 mod token_request;
 mod trailers;
 mod unauthorized;
+mod unread_uploads;
 mod upstream_answers;
 mod upstream_faults;
 mod upstream_http2;

@@ -138,7 +138,6 @@ impl Resolver<'_> {
                 server_name,
                 proxy,
                 http_version,
-                header_case: self.header_case,
             },
             credential: credential?,
         })

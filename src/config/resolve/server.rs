@@ -79,7 +79,6 @@ impl Resolver<'_> {
         let origins = origins.into_iter().filter_map(|origin| self.origin(&origin)).collect();
         let required_header = server.required_header.and_then(|field| self.required_header(&field));
         let workers = self.workers(server.workers);
-        self.header_case = or_default(server.header_case);
         Server {
             listen,
             tls,
@@ -93,7 +92,7 @@ impl Resolver<'_> {
             drain: duration(server.drain, 20),
             watch: or_default(server.watch),
             http1: Http1Options {
-                header_case: self.header_case,
+                header_case: or_default(server.header_case),
                 half_closed: or_default(server.half_closed),
             },
             limits: self.limits(or_default(server.limits)),

@@ -13,6 +13,7 @@ use http::header::UPGRADE;
 use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
+use super::connect::tls;
 use super::pool::body::UpstreamBody;
 use super::pool::lease::Lease;
 use super::pool::outcome::{ExchangeError, SendError, StreamError};
@@ -114,8 +115,16 @@ fn failure(error: &ExchangeError, request_body: &ReplayBody<ClientBody>) -> Fail
     if let Some(fault) = request_body.error() {
         return Failure::Caller(fault);
     }
-    if matches!(error, ExchangeError::Http2(StreamError::Reset(Reason::HTTP_1_1_REQUIRED))) {
-        return Failure::Upstream(ForwardError::Http1Required);
+    match error {
+        ExchangeError::Http2(
+            StreamError::Reset(Reason::HTTP_1_1_REQUIRED) | StreamError::GoneAway(Reason::HTTP_1_1_REQUIRED),
+        ) => return Failure::Upstream(ForwardError::Http1Required),
+        ExchangeError::Http1(error) => {
+            if let Some(refusal) = tls::refusal(error) {
+                return Failure::Upstream(refusal);
+            }
+        }
+        ExchangeError::Http2(_) => {}
     }
     let (is_no_http, text) = match error {
         ExchangeError::Http1(error) => {

@@ -45,6 +45,7 @@ struct Inner<B: RequestBody> {
     lifetime: Lifetime,
     is_closed: bool,
     has_answered: bool,
+    header_case: HeaderCase,
     guard: ConnectionGuard,
 }
 
@@ -67,7 +68,8 @@ impl<B: RequestBody> Connection<B> {
             .handshake::<_, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let inner = Inner { http, start, lifetime, is_closed: false, has_answered: false, guard };
+        let inner =
+            Inner { http, start, lifetime, is_closed: false, has_answered: false, header_case, guard };
         Ok(Self { sender, inner: Box::new(inner) })
     }
 
@@ -130,6 +132,11 @@ impl<B: RequestBody> Connection<B> {
         poll.poll(&mut Context::from_waker(Waker::noop())).is_pending()
             && self.sender.is_ready()
             && !self.inner.start.has_http10_chunks.get()
+    }
+
+    /// The case of field names that the connection was made for.
+    pub(super) fn header_case(&self) -> HeaderCase {
+        self.inner.header_case
     }
 
     pub(super) fn lifetime(&self) -> &Lifetime {

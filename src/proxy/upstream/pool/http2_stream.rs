@@ -79,7 +79,9 @@ impl<B: RequestBody> Stream<B> {
                 Ok(response.map(|from| StreamBody(Http2Body::new(from, remaining))))
             }
             Err(error) => {
-                let is_reset_unprocessed = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+                let is_unprocessed =
+                    matches!(error.reason(), Some(Reason::REFUSED_STREAM | Reason::HTTP_1_1_REQUIRED));
+                let is_reset_unprocessed = error.is_reset() && is_unprocessed;
                 let is_refused = error.is_remote() && (error.is_go_away() || is_reset_unprocessed);
                 let error = ExchangeError::Http2(error.into());
                 Err(if is_refused { SendError::Refused(head, error) } else { SendError::Sent(error) })
