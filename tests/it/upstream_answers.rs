@@ -288,8 +288,6 @@ async fn a_request_that_requires_http_1_1_is_sent_over_it_and_so_are_the_next() 
     let (peer, counts) = requiring_http1(&pki).await;
     let world = daemon()
         .quiet()
-        .unprotected()
-        .without_token()
         .server("workers = 1")
         .limits("replay_body = \"8B\"")
         .upstream(format!("https://localhost:{}", peer.address.port()))
