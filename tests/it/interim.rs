@@ -47,8 +47,7 @@ async fn hinting(http_version: &str, lets: &Arc<Notify>) -> RawPeer {
         async move {
             let _ = stream.set_nodelay(true);
             while !read_head(&mut stream).await.is_empty() {
-                let fields: String =
-                    FIELDS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+                let fields = FIELDS.map(|(name, value)| format!("{name}: {value}\r\n")).concat();
                 let hints =
                     format!("HTTP/1.1 103 Early Hints\r\n{fields}connection: x-hop\r\nx-hop: 1\r\n\r\n");
                 let interim =

@@ -33,6 +33,7 @@ mod framing;
 mod grants;
 mod header_case;
 mod health;
+mod http_differences;
 mod imports;
 mod interim;
 mod json_schema;

@@ -67,7 +67,7 @@ async fn unread_bodies_in_frames_of_one_byte_disturb_no_other_stream() {
     }
     for (_, body) in &mut unread {
         // The window of a stream.
-        assert_eq!(drip(body, &[b'x'; 70_000]).await, 65_536);
+        assert_eq!(drip(body, &vec![b'x'; 70_000]).await, 65_536);
         let (response, _) = send(&mut requests, format!("http://{}/x", world.address), false).await;
         let response = tokio::time::timeout(STEP_TIMEOUT, response).await.expect("no answer in time");
         assert_eq!(response.unwrap().status(), 200);
