@@ -1,6 +1,6 @@
 //! Minutes of everything at once: short tokens, errors of the token endpoint, resets of the API, revocations, SIGHUP,
 //! an API that learns late of tokens, and callers of
-//! both protocols, WebSockets, slow callers, and callers that leave. At its end, all connections to the API are free again.
+//! both protocols, `WebSocket`s, slow callers, and callers that leave. At its end, all connections to the API are free again.
 
 mod callers;
 mod capacity;

@@ -287,6 +287,7 @@ fn write_configuration(folder: &Path, setup: &Setup, addresses: &Addresses, roun
 }
 
 /// The peers once they run.
+#[derive(Debug)]
 struct Ready {
     issuers: [AuthorizationServer; 2],
     api: Upstream,
@@ -316,7 +317,7 @@ impl Peers {
                 let late_api = start_api(tls, &[(LATE, &late)]);
                 let chat = RawPeer::tcp(echo).await;
                 let ready = Ready { issuers: [client, person], api, late: (late, late_api), chat };
-                started.send(ready).ok().expect("the daemon is started after its peers");
+                started.send(ready).unwrap();
                 let _ = stopped.await;
             });
         });
