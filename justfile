@@ -34,7 +34,7 @@ e2e: build
     tests/e2e/run target/release/bearerd
 
 # Run the load tests: slow callers, thousands of connections, SIGTERM, SIGHUP and restarts (needs slowhttptest).
-load *cases="slow idle memory drain restart hangups": build
+load *cases="slow idle memory cold drain restart hangups": build
     cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
 
 # Run the soak test: combined load for the given number of minutes.

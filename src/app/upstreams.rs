@@ -240,7 +240,6 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
     };
     is_same_place
         && (&a.roots, &a.proxy, a.http_version) == (&b.roots, &b.proxy, b.http_version)
-        && a.header_case == b.header_case
         && (shown(one), &a.server_name) == (shown(other), &b.server_name)
         && one.connect_timeout == other.connect_timeout
         && one.protection == other.protection
@@ -261,8 +260,7 @@ fn protected(upstream: Upstream, route: &config::Route, resources: &Resources<'_
         idle_timeout: *idle_timeout,
         wait_timeout: route.connect_timeout,
     };
-    let upstream = upstream.with_limits(Breaker::new(*breaker, resources.clock), limits);
-    upstream.with_header_case(route.upstream.header_case)
+    upstream.with_limits(Breaker::new(*breaker, resources.clock), limits)
 }
 
 /// The connection settings of a route's upstream, independent of its address.
@@ -281,7 +279,6 @@ impl Connector {
             proxy,
             http_version,
             ca_file: _,
-            header_case: _,
             client_certificate,
             server_name,
         } = &route.upstream;

@@ -86,6 +86,14 @@ pub fn described(error: &(dyn Error + 'static)) -> Option<String> {
     })
 }
 
+/// The text of an alert by which the peer refuses the client certificate, or demands one; `None` for any other error.
+pub fn of_client_certificate(error: &(dyn Error + 'static)) -> Option<String> {
+    let cause = tls_error(error)?;
+    let is_refusal = matches!(cause, rustls::Error::AlertReceived(_))
+        && advice(cause).is_some_and(|row| [&NEEDS_CERTIFICATE, &REFUSED_CERTIFICATE].contains(&row));
+    if is_refusal { described(error) } else { None }
+}
+
 /// The row of the table whose remedy is in a text of [`described`].
 pub fn advice_in(text: &str) -> Option<&'static Advice> {
     TABLE.iter().find(|advice| text.contains(advice.remedy)).copied()

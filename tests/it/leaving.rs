@@ -131,6 +131,27 @@ async fn a_tls_caller_that_leaves_with_bytes_behind_its_request_ends_that_reques
     world.finish().await;
 }
 
+/// The end of what the caller sends, without an end of TCP.
+#[tokio::test]
+async fn a_tls_caller_that_only_sends_close_notify_ends_its_request() {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let caller = TlsCaller::trusting(pki.authority());
+    let api = PatientApi::start(HOUR).await;
+    let world = api.setup().tls(pki.server()).start_with(pki, async |_| {}).await;
+    let mut left = Vec::new();
+
+    for (number, behind) in ["", FOLLOWED[0], FOLLOWED[1], FOLLOWED[2]].into_iter().enumerate() {
+        let mut stream = connect(world.address, caller.config(&[b"http/1.1"])).await.unwrap();
+        stream.write_all(format!("{REQUEST}{behind}").as_bytes()).await.unwrap();
+        api.asked(number + 1).await;
+        stream.get_mut().1.send_close_notify();
+        stream.flush().await.unwrap();
+        api.aborted(number + 1).await;
+        left.push(stream);
+    }
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn a_half_closed_caller_is_aborted_or_answered_as_configured() {
     for (half_closed, behind) in

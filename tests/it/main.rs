@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod abandoned;
 mod access_log;
 mod api_discovery;
 mod callers;
@@ -32,7 +33,9 @@ mod framing;
 mod grants;
 mod header_case;
 mod health;
+mod http_differences;
 mod imports;
+mod interim;
 mod json_schema;
 mod keygen;
 mod late_tokens;
@@ -65,6 +68,7 @@ mod token_faults;
 mod token_request;
 mod trailers;
 mod unauthorized;
+mod unread_uploads;
 mod upstream_answers;
 mod upstream_faults;
 mod upstream_http2;

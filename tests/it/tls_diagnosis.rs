@@ -15,7 +15,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{daemon, eventually, spawn};
+use crate::harness::{Request, daemon, eventually, spawn};
 use testkit::harness::raw::{RawPeer, read_head};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -312,4 +312,41 @@ async fn a_client_certificate_that_is_demanded_after_the_handshake_is_named() {
         assert!(text.contains("the server demands a client certificate; set `client_certificate`"), "{text}");
     }
     world.finish().await;
+}
+
+/// In TLS 1.3 the server refuses after the client's side of the handshake is complete.
+#[tokio::test]
+async fn an_api_that_demands_a_client_certificate_after_the_handshake_is_named() {
+    for (http_version, offered) in [("1.1", &b"http/1.1"[..]), ("auto", b"h2"), ("2", b"h2")] {
+        let pki = Pki::new(&["localhost"]).unwrap();
+        let tls = pki.server_config_for(&[offered], Some(pki.authority())).unwrap();
+        let peer = RawPeer::tls(tls, |mut stream| async move {
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+        let world = daemon()
+            .quiet()
+            .unprotected()
+            .without_token()
+            .route(&format!("http_version = \"{http_version}\""))
+            .upstream(format!("https://localhost:{}", peer.address.port()))
+            .start_with(pki, async |_| {})
+            .await;
+        for method in ["GET", "POST"] {
+            let reply = world.send(&Request::get("/x").method(method)).await;
+            assert_eq!(
+                (reply.status, reply.code().as_deref()),
+                (502, Some("upstream_tls")),
+                "{http_version}"
+            );
+            assert!(reply.text().contains("Set `client_certificate`"), "{}", reply.text());
+            assert_eq!(reply.get("proxy-status"), Some("bearerd; error=tls_alert_received"));
+        }
+        let output = world.process.output();
+        assert!(
+            output.contains("CertificateRequired: the server demands a client certificate; set"),
+            "{output}"
+        );
+        world.finish().await;
+    }
 }

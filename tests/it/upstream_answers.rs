@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Caller, Reply, Request, World, daemon};
 use testkit::harness::frames::Frames;
 use testkit::harness::raw::{RawPeer, read_head};
+use testkit::pki::Pki;
 
 /// An API that answers each request with these bytes; the number of its connections.
 async fn answering(answer: &'static str) -> (RawPeer, Arc<AtomicUsize>) {
@@ -243,5 +244,68 @@ async fn an_upstream_that_requires_http_1_1_is_named_as_the_cause() {
     let reply = get(&mut world.caller().await, &world).await;
     assert_eq!((reply.status, reply.code().as_deref()), (502, Some("upstream_protocol")));
     assert!(reply.text().contains("http_version = \\\"1.1\\\""), "{}", reply.text());
+    world.finish().await;
+}
+
+/// An API that offers both versions, and requires HTTP/1.1 for each request; how many requests came over each.
+async fn requiring_http1(pki: &Pki) -> (RawPeer, Arc<[AtomicUsize; 2]>) {
+    let counts: Arc<[AtomicUsize; 2]> = Arc::default();
+    let counted = Arc::clone(&counts);
+    let peer = RawPeer::tls(pki.server_config(&[b"h2", b"http/1.1"]).unwrap(), move |mut stream| {
+        let counted = Arc::clone(&counted);
+        async move {
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    counted[1].fetch_add(1, Ordering::Relaxed);
+                    respond.send_reset(h2::Reason::HTTP_1_1_REQUIRED);
+                }
+                return;
+            }
+            loop {
+                let mut request = read_head(&mut stream).await;
+                if request.is_empty() {
+                    return;
+                }
+                while request.starts_with(b"POST") && !request.ends_with(b"hello") {
+                    if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                counted[0].fetch_add(1, Ordering::Relaxed);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                let _ = stream.flush().await;
+            }
+        }
+    })
+    .await;
+    (peer, counts)
+}
+
+#[tokio::test]
+async fn a_request_that_requires_http_1_1_is_sent_over_it_and_so_are_the_next() {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let (peer, counts) = requiring_http1(&pki).await;
+    let world = daemon()
+        .quiet()
+        .server("workers = 1")
+        .limits("replay_body = \"8B\"")
+        .upstream(format!("https://localhost:{}", peer.address.port()))
+        .start_with(pki, async |_| {})
+        .await;
+    let mut caller = world.caller().await;
+
+    for (number, line) in ["POST /x HTTP/1.1", "GET /x HTTP/1.1", "POST /x HTTP/1.1"].into_iter().enumerate()
+    {
+        let (length, body) =
+            if line.starts_with("POST") { ("content-length: 5\r\n", "hello") } else { ("", "") };
+        caller.write(format!("{line}\r\nhost: {}\r\n{length}\r\n{body}", world.address).as_bytes()).await;
+        let reply = caller.read().await.unwrap();
+        assert_eq!((reply.status, reply.text().as_str()), (200, "ok"));
+        let seen = [0, 1].map(|index| counts[index].load(Ordering::Relaxed));
+        assert_eq!(seen, [number + 1, 1], "one request over HTTP/2");
+    }
+    let event = world.process.event("the upstream requires HTTP/1.1").await;
+    assert!(event["upstream"].as_str().unwrap().starts_with("https://localhost:"), "{event}");
     world.finish().await;
 }

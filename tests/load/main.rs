@@ -13,6 +13,7 @@
 
 mod bounds;
 mod callers;
+mod cold;
 mod drain;
 mod figures;
 mod memory;
@@ -30,7 +31,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use report::Report;
 
-const USAGE: &str = "usage: load PATH_OF_BEARERD slow|idle|memory|drain|restart|hangups|soak[=MINUTES]…";
+const USAGE: &str = "usage: load PATH_OF_BEARERD slow|idle|memory|cold|drain|restart|hangups|soak[=MINUTES]…";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
                 ("slow", _) => slow::run(&bearerd, &mut report).await,
                 ("idle", _) => memory::rest(&bearerd, &mut report).await,
                 ("memory", _) => memory::run(&bearerd, descriptors, &mut report).await,
+                ("cold", _) => cold::run(&bearerd, &mut report).await,
                 ("drain", _) => drain::run(&bearerd, &mut report).await,
                 ("restart", _) => restart::run(&bearerd, &mut report).await,
                 ("hangups", _) => soak::hangups::run(&bearerd, &mut report).await,

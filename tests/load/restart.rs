@@ -80,7 +80,7 @@ async fn ask(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!(
         "GET /x HTTP/1.1\r\nhost: {address}\r\n{}: {}\r\nconnection: close\r\n\r\n",
-        testkit::harness::request::REQUEST_ID,
+        testkit::harness::request::TEST_ID,
         crate::callers::new_id()
     );
     stream.write_all(request.as_bytes()).await?;

@@ -1,7 +1,9 @@
 //! Minutes of everything at once: short tokens, errors of the token endpoint, resets of the API, revocations, SIGHUP,
-//! and callers of both protocols, slow callers, and callers that leave.
+//! an API that learns late of tokens, and callers of
+//! both protocols, `WebSocket`s, slow callers, and callers that leave. At its end, all connections to the API are free again.
 
 mod callers;
+mod capacity;
 pub(crate) mod hangups;
 mod peers;
 mod samples;
@@ -36,6 +38,9 @@ const HTTP2: usize = 3;
 const SLOW: usize = 6;
 const STUCK: usize = 3;
 const LEAVING: usize = 3;
+const RESETTING: usize = 2;
+const CHATTING: usize = 3;
+const LATE: usize = 2;
 
 /// The greatest number of requests whose callers wait for answers.
 const AT_ONCE: usize = HTTP1 + HTTP2 * callers::STREAMS;
@@ -81,6 +86,15 @@ pub(crate) async fn run(bearerd: &Path, time: Duration, report: &mut Report) {
     }
     for _ in 0..LEAVING {
         tasks.push(tokio::task::spawn_local(callers::leaving(Rc::clone(&soak))));
+    }
+    for _ in 0..RESETTING {
+        tasks.push(tokio::task::spawn_local(callers::resetting(Rc::clone(&soak))));
+    }
+    for _ in 0..CHATTING {
+        tasks.push(tokio::task::spawn_local(callers::chatting(Rc::clone(&soak))));
+    }
+    for _ in 0..LATE {
+        tasks.push(tokio::task::spawn_local(callers::asking_late(Rc::clone(&soak))));
     }
     tasks.push(tokio::task::spawn_local(peers::failing_token_endpoints(Rc::clone(&soak))));
     tasks.push(tokio::task::spawn_local(peers::revoking(Rc::clone(&soak))));
@@ -133,9 +147,17 @@ async fn judge(soak: Soak, samples: &Samples, report: &mut Report) {
         "",
     );
 
-    let connections = (HTTP1 + HTTP2 + SLOW + STUCK + LEAVING + 2) as u64;
+    let late = world.late.1.rejected_by_late_nodes();
+    report.check(
+        "an API that learns late of new tokens rejected some, and no caller heard of that",
+        late > 0 || time < Duration::from_secs(LIFETIME),
+        &format!("{late} requests, {} token requests", world.late.0.requests()),
+    );
+
+    let callers = HTTP1 + HTTP2 + SLOW + STUCK + LEAVING + RESETTING + CHATTING + LATE;
+    let connections = (callers + 2) as u64;
     // Every answer may wait for its caller; a caller that reads nothing connects again at once.
-    let (answers, streams) = (connections, HTTP2 as u64 * 8);
+    let (answers, streams) = (connections, (HTTP2 + RESETTING) as u64 * 8);
     let held =
         Held { connections, tls: connections, heads: connections, answers, streams, bodies: connections };
     let most = world.most_resident();
@@ -143,5 +165,6 @@ async fn judge(soak: Soak, samples: &Samples, report: &mut Report) {
     report.check("memory is below its bound", most < bound, &format!("{} of {}", mib(most), mib(bound)));
     samples.judge(report);
     callers::all_gone(&world, samples, report).await;
+    capacity::all_free(&world, report).await;
     world.finish(report).await;
 }

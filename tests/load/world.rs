@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,12 +14,14 @@ use socket2::SockRef;
 use tempfile::TempDir;
 use testkit::authorization_server::AuthorizationServer;
 use testkit::harness::process::Launch;
+use testkit::harness::raw::{RawPeer, read_head};
 use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
 use testkit::harness::tls_caller::TlsCaller;
 use testkit::harness::upstream::{ROUND, Scripted};
 use testkit::harness::{Configuration, Process, Upstream, eventually};
 use testkit::pki::{Issued, Pki};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
@@ -26,10 +29,20 @@ use crate::report::Report;
 
 /// The path of the route whose credential has a person's refresh token, and whose upstream speaks HTTP/2.
 pub(crate) const PERSON: &str = "/person";
+/// The path of the route whose API learns late of a new token, and whose tokens are never revoked.
+pub(crate) const LATE: &str = "/late";
+/// The path of the route to an API that speaks WebSocket, and echoes.
+pub(crate) const CHAT: &str = "/chat";
+/// How long after its issue the nodes of the late API learn of a token.
+const NODES: [Duration; 2] = [Duration::ZERO, Duration::from_millis(1500)];
 /// The size of an Ethernet's segments, in bytes. Loopback's have 64 KiB, and the system buffers some dozen of them.
 pub(crate) const SEGMENT: u32 = 1400;
 /// The size of the API's send buffers, in bytes.
 const SEND_BUFFER: u32 = 32 * 1024;
+
+/// The answer to the handshake of RFC 6455 §1.3.
+const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+                          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// How a daemon is configured.
 #[derive(Debug, Default)]
@@ -56,6 +69,9 @@ pub(crate) struct World {
     /// Of the credential with a client secret alone, and of the credential with a person's refresh token.
     pub(crate) issuers: [AuthorizationServer; 2],
     pub(crate) api: Upstream,
+    /// The authorization server and the API of [`LATE`].
+    pub(crate) late: (AuthorizationServer, Upstream),
+    chat: RawPeer,
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
     /// For callers that speak TLS.
@@ -70,13 +86,14 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn start(bearerd: &Path, setup: Setup) -> Self {
         let pki = Pki::new(&["localhost"]).unwrap();
-        let (peers, issuers, api) = Peers::start(&pki);
+        let (peers, Ready { issuers, api, late, chat }) = Peers::start(&pki);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.pem"), pki.authority_pem()).unwrap();
         let refresh_token = issuers[1].authorize();
-        write_configuration(folder.path(), &setup, &issuers, &api.url(), 0);
+        let addresses = Addresses::of(&issuers, &api, &late, &chat);
+        write_configuration(folder.path(), &setup, &addresses, 0);
         write_certificate(folder.path(), pki.server());
-        for issuer in &issuers {
+        for issuer in issuers.iter().chain([&late.0]) {
             issuer.set_lifetime(if setup.lifetime == 0 { 3600 } else { setup.lifetime });
         }
         let mut launch = Launch::new(bearerd, folder.path())
@@ -93,7 +110,8 @@ impl World {
         let admin = process.logged_address("admin listening").await;
         let tls = setup.has_tls.then(|| TlsCaller::trusting(pki.authority()).config(&[]));
         eventually("ready", async || is_ready(admin).await).await;
-        Self { issuers, api, process, address, tls, pki, folder, peers, setup, launch }
+        late.1.set_nodes(&NODES);
+        Self { issuers, api, late, chat, process, address, tls, pki, folder, peers, setup, launch }
     }
 
     /// Stops the daemon, and starts another one in its place. Returns the exit code of the first.
@@ -114,6 +132,11 @@ impl World {
     /// The most resident memory that the daemon has had, in bytes.
     pub(crate) fn most_resident(&self) -> u64 {
         self.process.status("VmHWM:") * 1024
+    }
+
+    /// How many connections of the daemon to APIs are open.
+    pub(crate) fn api_connections(&self) -> usize {
+        self.api.open_connections() + self.late.1.open_connections()
     }
 
     /// How many threads the daemon has.
@@ -144,7 +167,8 @@ impl World {
 
     /// Writes another configuration in the place of the daemon's. The API recognizes requests of that one by [`ROUND`].
     pub(crate) fn write_round(&self, round: usize) {
-        write_configuration(self.folder.path(), &self.setup, &self.issuers, &self.api.url(), round);
+        let addresses = Addresses::of(&self.issuers, &self.api, &self.late, &self.chat);
+        write_configuration(self.folder.path(), &self.setup, &addresses, round);
     }
 
     /// Waits until the daemon has ended, and returns the exit code.
@@ -159,8 +183,10 @@ impl World {
             let code = self.ended().await;
             report.check("SIGTERM ends bearerd with 0", code == Some(0), &format!("{code:?}"));
         }
-        report.none("requests to the API kept I1 to I4, and none came too often", &self.api.violations());
-        let most = self.issuers.iter().map(AuthorizationServer::most_at_once).max().unwrap();
+        let violations = [self.api.violations(), self.late.1.violations()].concat();
+        report.none("requests to the API kept I1 to I4, and none came too often", &violations);
+        let most =
+            self.issuers.iter().chain([&self.late.0]).map(AuthorizationServer::most_at_once).max().unwrap();
         let reuses = self.issuers[1].refresh_tokens().reuses();
         report.check(
             "one token request at a time for a credential (I6), no refresh token sent twice (I7)",
@@ -175,7 +201,7 @@ impl World {
         let log = self.process.output();
         let mut secrets =
             vec![CLIENT_SECRET.to_owned(), STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"))];
-        secrets.extend(self.issuers.iter().flat_map(AuthorizationServer::issued));
+        secrets.extend(self.issuers.iter().chain([&self.late.0]).flat_map(AuthorizationServer::issued));
         secrets.extend(self.issuers[1].refresh_tokens().all().iter().cloned());
         // The start of a secret counts. A log is long, so each line is first searched for the few starts there are.
         let starts: Vec<&str> = secrets.iter().map(|secret| &secret[..12]).collect();
@@ -202,13 +228,28 @@ fn write_certificate(folder: &Path, issued: &Issued) {
     std::fs::write(folder.join("server-key.pem"), &issued.key).unwrap();
 }
 
-fn write_configuration(
-    folder: &Path,
-    setup: &Setup,
-    issuers: &[AuthorizationServer; 2],
-    api: &str,
-    round: usize,
-) {
+/// Where the peers listen.
+struct Addresses {
+    /// The token endpoints of the credentials, in their order.
+    token_urls: [String; 3],
+    api: String,
+    late: String,
+    chat: String,
+}
+
+impl Addresses {
+    fn of(
+        issuers: &[AuthorizationServer; 2],
+        api: &Upstream,
+        late: &(AuthorizationServer, Upstream),
+        chat: &RawPeer,
+    ) -> Self {
+        let token_urls = [&issuers[0], &issuers[1], &late.0].map(AuthorizationServer::token_url);
+        Self { token_urls, api: api.url(), late: late.1.url(), chat: format!("http://{}", chat.address) }
+    }
+}
+
+fn write_configuration(folder: &Path, setup: &Setup, addresses: &Addresses, round: usize) {
     let Setup { server, limits, credential, route, has_tls, .. } = setup;
     let mut configuration = Configuration::default();
     configuration.set("server", "listen = \"127.0.0.1:0\"\nhosts = [\"localhost\", \"127.0.0.1\"]");
@@ -220,8 +261,9 @@ fn write_configuration(
     }
     configuration.set("admin", "listen = \"127.0.0.1:0\"");
     configuration.set("log", "format = \"json\"");
-    for (section, issuer) in ["credentials.client", "credentials.person"].into_iter().zip(issuers) {
-        configuration.set_default(section, "token_url", issuer.token_url());
+    let sections = ["credentials.client", "credentials.person", "credentials.late"];
+    for (section, token_url) in sections.into_iter().zip(&addresses.token_urls) {
+        configuration.set_default(section, "token_url", token_url.clone());
         configuration.set_default(section, "client_id", CLIENT_ID);
         configuration.set(section, "client_secret = { env = \"API_SECRET\" }");
         configuration.set(section, credential);
@@ -231,15 +273,29 @@ fn write_configuration(
         "grant = \"refresh_token\"\nrefresh_token = { env = \"REFRESH_TOKEN\" }\nstate_file = \"person.state\"\n\
          state_key = { env = \"STATE_KEY\" }",
     );
-    let route = format!(
-        "upstream = \"{api}\"\nca_file = \"ca.pem\"\nheaders = {{ set = {{ {ROUND} = \"{round}\" }} }}\n{route}\n"
-    );
+    let round = format!("headers = {{ set = {{ {ROUND} = \"{round}\" }} }}");
+    let route = |api: &str| format!("upstream = \"{api}\"\nca_file = \"ca.pem\"\n{round}\n{route}\n");
+    let (late, route) = (route(&addresses.late), route(&addresses.api));
     configuration.add(&format!("credential = \"client\"\nhttp_version = \"1.1\"\n{route}"));
     configuration.add(&format!("[[routes]]\npath = \"{PERSON}\"\ncredential = \"person\"\n{route}"));
+    configuration.add(&format!("[[routes]]\npath = \"{LATE}\"\ncredential = \"late\"\n{late}"));
+    configuration.add(&format!(
+        "[[routes]]\npath = \"{CHAT}\"\ncredential = \"client\"\nupstream = \"{}\"\nupgrade = [\"websocket\"]\n",
+        addresses.chat
+    ));
     std::fs::write(folder.join("proxy.toml"), configuration.render()).unwrap();
 }
 
-/// The thread that the authorization servers and the API run on.
+/// The peers once they run.
+#[derive(Debug)]
+struct Ready {
+    issuers: [AuthorizationServer; 2],
+    api: Upstream,
+    late: (AuthorizationServer, Upstream),
+    chat: RawPeer,
+}
+
+/// The thread that the authorization servers and the APIs run on.
 #[derive(Debug)]
 struct Peers {
     thread: JoinHandle<()>,
@@ -247,7 +303,7 @@ struct Peers {
 }
 
 impl Peers {
-    fn start(pki: &Pki) -> (Self, [AuthorizationServer; 2], Upstream) {
+    fn start(pki: &Pki) -> (Self, Ready) {
         let (started, ready) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel();
         let tls = pki.server_config(&[b"h2", b"http/1.1"]).unwrap();
@@ -256,13 +312,17 @@ impl Peers {
             runtime.block_on(async {
                 let client = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
                 let person = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
-                let api = start_api(tls, &client, &person);
-                started.send(([client, person], api)).unwrap();
+                let late = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
+                let api = start_api(Arc::clone(&tls), &[("", &client), (PERSON, &person)]);
+                let late_api = start_api(tls, &[(LATE, &late)]);
+                let chat = RawPeer::tcp(echo).await;
+                let ready = Ready { issuers: [client, person], api, late: (late, late_api), chat };
+                started.send(ready).unwrap();
                 let _ = stopped.await;
             });
         });
-        let (issuers, api) = ready.recv().unwrap();
-        (Self { thread, stop }, issuers, api)
+        let ready = ready.recv().unwrap();
+        (Self { thread, stop }, ready)
     }
 
     fn stop(self) {
@@ -271,12 +331,23 @@ impl Peers {
     }
 }
 
-fn start_api(tls: Arc<ServerConfig>, client: &AuthorizationServer, person: &AuthorizationServer) -> Upstream {
+/// Switches to WebSocket, and sends back what comes.
+async fn echo(mut stream: TcpStream) {
+    let head = String::from_utf8_lossy(&read_head(&mut stream).await).to_ascii_lowercase();
+    if !head.contains("\r\nauthorization: bearer tok_") {
+        return;
+    }
+    let _ = stream.write_all(SWITCHED).await;
+    let (mut reading, mut writing) = stream.split();
+    let _ = tokio::io::copy(&mut reading, &mut writing).await;
+}
+
+fn start_api(tls: Arc<ServerConfig>, protected: &[(&'static str, &AuthorizationServer)]) -> Upstream {
     let listener = small_buffers();
-    let script = Scripted::new(listener.local_addr().unwrap().port())
-        .protect("", client.introspection())
-        .protect(PERSON, person.introspection())
-        .with_attempts();
+    let mut script = Scripted::new(listener.local_addr().unwrap().port()).with_attempts();
+    for (prefix, issuer) in protected {
+        script = script.protect(prefix, issuer.introspection());
+    }
     Upstream::serve(listener, Some(tls), script).unwrap()
 }
 

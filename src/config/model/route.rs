@@ -12,7 +12,6 @@ use super::fields::Fields;
 use super::pattern::Pattern;
 use super::pem_file::PemFile;
 use super::protection::{Protection, Retry429};
-use super::server::HeaderCase;
 use super::token_field::TokenField;
 
 /// A route.
@@ -138,8 +137,6 @@ pub struct Upstream {
     pub proxy: Option<Proxy>,
     /// The HTTP version.
     pub http_version: HttpVersion,
-    /// The case of field names over HTTP/1.1: `server.header_case`.
-    pub header_case: HeaderCase,
 }
 
 /// The address of an API.

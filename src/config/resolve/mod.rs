@@ -46,7 +46,6 @@ use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
 use super::model::listen::Listen;
 use super::model::pem_file::with_cause;
-use super::model::server::HeaderCase;
 use super::source::diagnostics::{Diagnostics, Place, Problem, Severity};
 use super::source::document::Document;
 use super::source::key::Key;
@@ -76,7 +75,6 @@ pub(super) fn resolve(
         folder: folder.to_owned(),
         environment,
         asks_for_certificates: false,
-        header_case: HeaderCase::Lower,
         state_dir: Key::Absent,
         state_files: BTreeMap::new(),
         state_places: BTreeMap::new(),
@@ -121,8 +119,6 @@ struct Resolver<'a> {
     environment: &'a Environment,
     /// Whether `client_ca` is set, usable or not.
     asks_for_certificates: bool,
-    /// `server.header_case`.
-    header_case: HeaderCase,
     /// `server.state_dir`.
     state_dir: Key<PathBuf>,
     /// The state files so far, without symlinks and in one spelling, each with the name of its credential.

@@ -148,7 +148,6 @@ impl Resolver<'_> {
                 server_name,
                 proxy,
                 http_version,
-                header_case: self.header_case,
             },
             credential: credential?,
         })

@@ -79,7 +79,6 @@ impl Resolver<'_> {
         let origins = origins.into_iter().flatten().filter_map(|origin| self.origin(&origin)).collect();
         let required_header = server.required_header.usable().and_then(|field| self.required_header(field));
         let workers = self.workers(server.workers);
-        self.header_case = server.header_case.or_default();
         Server {
             listen,
             tls,
@@ -93,7 +92,7 @@ impl Resolver<'_> {
             drain: duration(server.drain, 20),
             watch: server.watch.or_default(),
             http1: Http1Options {
-                header_case: self.header_case,
+                header_case: server.header_case.or_default(),
                 half_closed: server.half_closed.or_default(),
             },
             limits: self.limits(schema::Limits::of(server.limits)),

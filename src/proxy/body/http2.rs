@@ -49,23 +49,35 @@ impl Http2Body {
 
     /// The next frame; an end before the `Content-Length` is an error.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if !self.has_no_more_data {
-            match ready!(self.from.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    let length = data.len();
-                    // Fails only for more bytes than were received.
-                    let _ = self.from.flow_control().release_capacity(length);
-                    self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(length as u64));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Some(Err(error)) => {
-                    self.has_no_more_data = true;
-                    return Poll::Ready(Some(Err(error)));
-                }
-                None => self.has_no_more_data = true,
-            }
+        if let Some(data) = ready!(self.poll_data(cx)) {
+            return Poll::Ready(Some(data.map(|data| {
+                self.release(data.len());
+                Frame::data(data)
+            })));
         }
         let trailers = ready!(self.from.poll_trailers(cx));
         Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
+    }
+
+    /// The next data, whose part of the flow-control window stays taken; `None` after the last.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        if self.has_no_more_data {
+            return Poll::Ready(None);
+        }
+        let next = ready!(self.from.poll_data(cx));
+        match &next {
+            Some(Ok(data)) => {
+                let length = data.len() as u64;
+                self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(length));
+            }
+            Some(Err(_)) | None => self.has_no_more_data = true,
+        }
+        Poll::Ready(next)
+    }
+
+    /// Gives a part of the flow-control window back.
+    pub fn release(&mut self, length: usize) {
+        // Fails only for more bytes than were received.
+        let _ = self.from.flow_control().release_capacity(length);
     }
 }

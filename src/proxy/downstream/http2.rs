@@ -22,6 +22,10 @@ use crate::proxy::body::unread;
 
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = unread::STREAM_WINDOWS * STREAM_WINDOW;
+/// h2 counts up to 256 bytes for each unread DATA frame that is smaller, and ends the connection beyond this budget. Streams
+/// read their data each time the connection has received some, which is at most as much as this budget allows even in frames
+/// of one byte.
+const SMALL_FRAMES_BUDGET: usize = 2 * 256 * STREAM_WINDOW as usize;
 /// The time between two PINGs to a client, and how long the client has to acknowledge one.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +54,7 @@ fn builder(limits: &Limits) -> Builder {
         .max_concurrent_streams(limits.streams)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .data_frame_budget(SMALL_FRAMES_BUDGET)
         .max_frame_size(16 * 1024)
         .max_header_list_size(u32::try_from(limits.header_bytes * HEAD_FACTOR).unwrap_or(u32::MAX))
         .max_send_buffer_size(MAX_BUFFER)

@@ -42,18 +42,20 @@ pub(super) fn spawn<S: Serve>(
     service: &Rc<S>,
 ) {
     let (head, body) = request.into_parts();
-    let (body, continuation) = StreamBody::new(&head, body);
+    let body = StreamBody::new(&head, body);
+    let (continuation, reader) = (body.continuation(), body.reader());
     let request = Request::from_parts(head, ClientBody::Http2(body));
     let (connection, progress) = (Rc::clone(client), client.begin_progress());
     let downstream = Downstream { connection, progress: Rc::clone(&progress), upgrade: Upgrade::default() };
     let answer = service.answer(request, downstream);
     let stream = Stream { progress, began: client.now(), connection: Rc::clone(client) };
     tokio::task::spawn_local(async move {
-        let mut answering = pin!(respond_with(answer, respond, continuation));
+        let mut answering = pin!(respond_with(answer, respond, continuation, &stream.progress));
         poll_fn(|cx| {
             if answering.as_mut().poll(cx).is_ready() || stream.progress.stalled() == Some(Side::Caller) {
                 return Poll::Ready(());
             }
+            reader.read(cx);
             stream.progress.task.set(cx.waker());
             Poll::Pending
         })
@@ -80,11 +82,17 @@ async fn respond_with<B>(
     mut answer: Answer<B>,
     mut respond: SendResponse<Bytes>,
     continuation: Option<Continuation>,
+    progress: &Progress,
 ) where
     B: Body<Data = Bytes> + 'static,
 {
     let response = poll_fn(|cx| {
-        if let Poll::Ready(Ok(response)) = answer.as_mut().poll(cx) {
+        let answered = answer.as_mut().poll(cx);
+        for interim in progress.interim.take() {
+            // Fails only on a stream that has ended.
+            let _ = respond.send_informational(interim);
+        }
+        if let Poll::Ready(Ok(response)) = answered {
             return Poll::Ready(Some(response));
         }
         if continuation.as_ref().is_some_and(Continuation::take) {

@@ -41,8 +41,8 @@ pub struct ClientIo {
     client: Rc<ClientConnection>,
     /// Bytes that were read ahead of hyper, which reads them first.
     sniffed: Bytes,
-    /// The refusal to be written instead of hyper's.
-    refusal: Bytes,
+    /// Bytes to be written before hyper's: interim responses, or the refusal that replaces hyper's.
+    own: Bytes,
     /// The refusal that is not in the access log yet.
     unlogged: Option<Refused>,
 }
@@ -56,7 +56,7 @@ struct Refused {
 impl ClientIo {
     /// The socket of a new connection.
     pub const fn new(stream: SharedStream, client: Rc<ClientConnection>) -> Self {
-        Self { stream, client, sniffed: Bytes::new(), refusal: Bytes::new(), unlogged: None }
+        Self { stream, client, sniffed: Bytes::new(), own: Bytes::new(), unlogged: None }
     }
 
     /// An observer of the stream.
@@ -120,7 +120,7 @@ impl ClientIo {
 
     /// Answers with an error and closes, lingering so that the client can read the response.
     pub async fn refuse(&mut self, error: ProxyError) {
-        self.refusal = self.refused(error);
+        self.own = self.refused(error);
         self.close_lingering().await;
     }
 
@@ -131,7 +131,7 @@ impl ClientIo {
             self.refuse(error).await;
         } else {
             self.refused(error);
-            self.refusal = Bytes::from_static(NOT_HTTP2);
+            self.own = Bytes::from_static(NOT_HTTP2);
             self.close_lingering().await;
         }
     }
@@ -198,14 +198,18 @@ impl ClientIo {
         written
     }
 
-    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.refusal.has_remaining() {
-            let written = Pin::new(&mut self.stream).poll_write(cx, &self.refusal);
+    /// Writes the bytes that go before hyper's.
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.own.is_empty() {
+            self.own = self.client.interim.take().into();
+        }
+        while self.own.has_remaining() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.own);
             let written = ready!(self.note(written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.refusal.advance(written);
+            self.own.advance(written);
         }
         self.log_refusal(true);
         Poll::Ready(Ok(()))
@@ -252,11 +256,12 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_own(cx))?;
         // hyper's refusal has no body: it is one buffer.
         if let [only] = bufs
             && let Some(refusal) = self.replacement(only)
         {
-            self.refusal = refusal;
+            self.own = refusal;
             self.client.has_unread.set(true);
             return Poll::Ready(Ok(only.len()));
         }
@@ -269,7 +274,7 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_refusal(cx))?;
+        ready!(self.poll_own(cx))?;
         if Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
             self.client.write_blocked();
             return Poll::Pending;
@@ -281,7 +286,7 @@ impl AsyncWrite for ClientIo {
     /// Lingers, until the sweep ends the connection, if the client may still be sending: closing with bytes unread would
     /// make the system reset the connection, and the client lose the response that it has not read yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_refusal(cx))?;
+        ready!(self.poll_own(cx))?;
         if Pin::new(&mut self.stream).poll_shutdown(cx)?.is_pending() {
             self.client.write_blocked();
             return Poll::Pending;

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::interim::InterimResponses;
+
 /// The waker of a task, once there is one.
 #[derive(Debug, Default)]
 pub struct Task(RefCell<Option<Waker>>);
@@ -59,6 +61,8 @@ pub struct Progress {
     pub is_sent: Cell<bool>,
     /// Whether there is a response.
     pub is_answered: Cell<bool>,
+    /// The interim responses that precede the response.
+    pub(super) interim: InterimResponses,
     /// The task to wake when one side kept the response waiting for too long.
     pub task: Task,
 }
@@ -75,6 +79,7 @@ impl Progress {
             stalled: Cell::new(None),
             is_sent: Cell::new(false),
             is_answered: Cell::new(false),
+            interim: InterimResponses::default(),
             task: Task::default(),
         })
     }
@@ -84,6 +89,7 @@ impl Progress {
         self.read_timeout.set(read_timeout);
         self.is_sent.set(false);
         self.stalled.set(None);
+        self.interim.begin();
         self.awaits_nobody();
     }
 

@@ -1,6 +1,6 @@
 //! The body of a client's request, over either version of HTTP.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
 
+use super::read_ahead::{ReadAhead, Reader};
 use crate::proxy::body::http2::{Http2Body, content_length};
 
 /// The body of a client's request.
@@ -27,7 +28,8 @@ pub enum ClientBody {
 /// The body of a request over HTTP/2, and the 100 that its first poll sends.
 #[derive(Debug)]
 pub struct StreamBody {
-    body: Http2Body,
+    /// `None` for a request without a body.
+    body: Option<Rc<RefCell<ReadAhead>>>,
     continuation: Option<Continuation>,
 }
 
@@ -47,21 +49,43 @@ pub enum ClientBodyError {
 }
 
 impl StreamBody {
-    /// The body of the request with this head, and what becomes of an expectation of the client.
-    pub(super) fn new(head: &Parts, from: RecvStream) -> (Self, Option<Continuation>) {
+    /// The body of the request with this head.
+    pub(super) fn new(head: &Parts, from: RecvStream) -> Self {
+        if from.is_end_stream() {
+            return Self { body: None, continuation: None };
+        }
         // The guard refuses any other expectation.
-        let expects = !from.is_end_stream() && head.headers.contains_key(EXPECT);
-        let continuation = expects.then(Continuation::default);
-        let body = Http2Body::new(from, content_length(&head.headers));
-        let body = Self { body, continuation: continuation.clone() };
-        (body, continuation)
+        let continuation = head.headers.contains_key(EXPECT).then(Continuation::default);
+        let body = ReadAhead::new(Http2Body::new(from, content_length(&head.headers)));
+        Self { body: Some(body), continuation }
+    }
+
+    /// What becomes of an expectation of the client.
+    pub(super) fn continuation(&self) -> Option<Continuation> {
+        self.continuation.clone()
+    }
+
+    /// Reads the body ahead; does nothing for a request without one.
+    pub(super) fn reader(&self) -> Reader {
+        self.body.as_ref().map_or_else(Reader::default, Reader::of)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.borrow().is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or(SizeHint::with_exact(0), |body| body.borrow().size_hint())
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if let Some(Continuation(is_wanted)) = self.continuation.take() {
             is_wanted.set(true);
         }
-        self.body.poll_frame(cx)
+        match &self.body {
+            Some(body) => body.borrow_mut().poll_frame(cx),
+            None => Poll::Ready(None),
+        }
     }
 }
 
@@ -89,14 +113,14 @@ impl Body for ClientBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(body) => body.body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
-            Self::Http2(body) => body.body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 }

@@ -10,9 +10,11 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::Response;
 use tokio::time::Instant;
 
 use super::early_resets::EarlyResets;
+use super::interim::InterimBytes;
 use super::progress::{Progress, Task};
 use super::protocol::{End, Http1, Http2, Protocol};
 use super::stream::{Noticed, StreamObserver};
@@ -51,6 +53,8 @@ pub struct ClientConnection {
     early_resets: EarlyResets,
     /// The responses under way; over HTTP/1 one, which is used again for each request.
     progress: RefCell<Vec<Rc<Progress>>>,
+    /// Interim responses over HTTP/1.1 that are to be written.
+    pub(super) interim: InterimBytes,
     /// Request bodies of this connection that upstreams do not read.
     pub unread_bodies: UnreadBodies,
     wrong_protocol: Rc<WrongProtocolLog>,
@@ -92,6 +96,7 @@ impl ClientConnection {
             observed: RefCell::default(),
             early_resets: EarlyResets::new(now),
             progress: RefCell::default(),
+            interim: InterimBytes::default(),
             unread_bodies: UnreadBodies::default(),
             wrong_protocol,
             task: Task::default(),
@@ -215,8 +220,14 @@ impl ClientConnection {
         }
     }
 
+    /// Sends an interim response to a request, before its response.
+    pub fn send_interim(&self, progress: &Progress, interim: Response<()>) {
+        progress.interim.push(interim, &self.interim);
+    }
+
     /// There are bytes to write, and the socket takes none.
     pub fn write_blocked(&self) {
+        self.interim.set_flushed(false);
         if self.blocked_since.get().is_none() {
             self.blocked_since.set(Some(self.clock.get()));
         }
@@ -224,6 +235,7 @@ impl ClientConnection {
 
     /// The socket took this number of bytes: a connection on which a response is still written is not idle.
     pub fn written(&self, bytes: usize) {
+        self.interim.set_flushed(false);
         self.blocked_since.set(None);
         if bytes > MAX_CONTROL_FRAME_BYTES && self.protocol.get().is_idle() {
             self.since.set(self.clock.get());
@@ -232,6 +244,7 @@ impl ClientConnection {
 
     /// The socket took everything written so far.
     pub fn flushed(&self) {
+        self.interim.set_flushed(true);
         self.blocked_since.set(None);
         if self.protocol.get() == Protocol::Http1(Http1::Serving(0)) {
             self.enter(Protocol::Http1(Http1::Idle));

@@ -26,13 +26,13 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
         None
     }
 
-    /// What the system has noticed of the client's end, also behind bytes that nobody has read.
-    fn noticed(&self) -> Option<Noticed> {
+    /// What has arrived of the client's end, also behind bytes that nobody has read.
+    fn noticed(&mut self) -> Option<Noticed> {
         None
     }
 }
 
-/// The end of a client's stream, as the system has noticed it.
+/// The end of a client's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Noticed {
     /// The client sends nothing more; it may still read.
@@ -69,7 +69,7 @@ impl ClientStream for TcpStream {
         self.local_addr().ok()
     }
 
-    fn noticed(&self) -> Option<Noticed> {
+    fn noticed(&mut self) -> Option<Noticed> {
         Noticed::of(readiness_now(self.ready(Interest::READABLE | Interest::WRITABLE)))
     }
 }
@@ -78,7 +78,7 @@ impl ClientStream for UnixStream {
     /// Has no effect: a unix socket knows no reset.
     fn set_close_by_reset(&self) {}
 
-    fn noticed(&self) -> Option<Noticed> {
+    fn noticed(&mut self) -> Option<Noticed> {
         Noticed::of(readiness_now(self.ready(Interest::READABLE | Interest::WRITABLE)))
     }
 }
@@ -128,7 +128,7 @@ impl SharedStream {
 impl StreamObserver {
     /// See [`ClientStream::noticed`].
     pub fn noticed(&self) -> Option<Noticed> {
-        self.0.upgrade()?.borrow().noticed()
+        self.0.upgrade()?.borrow_mut().noticed()
     }
 }
 

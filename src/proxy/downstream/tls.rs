@@ -33,8 +33,32 @@ impl ClientStream for TlsStream<TcpStream> {
         }
     }
 
-    fn noticed(&self) -> Option<Noticed> {
-        self.get_ref().0.noticed()
+    /// Reads TLS records behind bytes that nobody has read, as far as the buffer of rustls takes them: a `close_notify` is the
+    /// end of what the client sends, whether TCP ends or not (RFC 8446 §6.1).
+    fn noticed(&mut self) -> Option<Noticed> {
+        let (tcp, session) = self.get_mut();
+        let noticed = tcp.noticed();
+        if noticed == Some(Noticed::Closed) {
+            return noticed;
+        }
+        while session.read_tls(&mut Available(tcp)).is_ok_and(|count| count > 0) {
+            match session.process_new_packets() {
+                Ok(state) if state.peer_has_closed() => return Some(Noticed::HalfClosed),
+                Ok(_) => {}
+                // A read reports the error.
+                Err(_) => return noticed,
+            }
+        }
+        noticed
+    }
+}
+
+/// Reads what the system has received.
+struct Available<'t>(&'t TcpStream);
+
+impl io::Read for Available<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buf)
     }
 }
 

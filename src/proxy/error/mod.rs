@@ -188,7 +188,9 @@ impl ProxyError {
                     ForwardError::Unreachable(..)
                     | ForwardError::Proxy(..)
                     | ForwardError::ConnectTimeout => (502, "upstream_unreachable", "Upstream unreachable"),
-                    ForwardError::Tls(..) => (502, "upstream_tls", "Upstream TLS failed"),
+                    ForwardError::Tls(..) | ForwardError::ClientRefused(_) => {
+                        (502, "upstream_tls", "Upstream TLS failed")
+                    }
                     ForwardError::Terminated(_) | ForwardError::Protocol(_) | ForwardError::Http1Required => {
                         (502, "upstream_protocol", "Upstream protocol error")
                     }
@@ -396,6 +398,7 @@ mod tests {
             (by_proxy(ProxyStatus::HttpRequestDenied), 502, "upstream_unreachable"),
             (by_proxy(ProxyStatus::ConnectionTimeout), 502, "upstream_unreachable"),
             (handshake_failed().into(), 502, "upstream_tls"),
+            (ForwardError::ClientRefused("x".into()).into(), 502, "upstream_tls"),
             (ForwardError::Terminated("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Protocol("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Timeout.into(), 504, "upstream_timeout"),

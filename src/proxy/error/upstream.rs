@@ -23,6 +23,9 @@ pub enum ForwardError {
     /// The TLS handshake failed; the text is that of rustls or of the system.
     #[error("tls handshake failed: {1}")]
     Tls(ProxyStatus, String),
+    /// The upstream refused the client certificate, or its absence, after the handshake; the text is that of rustls.
+    #[error("the upstream refused the connection: {0}")]
+    ClientRefused(String),
     /// The connection ended before the response head was complete.
     #[error("connection ended before the response: {0}")]
     Terminated(String),
@@ -45,6 +48,7 @@ impl ForwardError {
     pub const fn proxy_status(&self) -> ProxyStatus {
         match self {
             Self::Unreachable(status, _) | Self::Proxy(status, _) | Self::Tls(status, _) => *status,
+            Self::ClientRefused(_) => ProxyStatus::TlsAlertReceived,
             Self::NoDescriptor | Self::Overloaded => ProxyStatus::ConnectionLimitReached,
             Self::ConnectTimeout => ProxyStatus::ConnectionTimeout,
             Self::Terminated(_) => ProxyStatus::ConnectionTerminated,
@@ -79,6 +83,10 @@ impl ForwardError {
                 "The upstream's TLS certificate or handshake is not acceptable. The proxy did not send the request.",
                 |advice| advice.sentence,
             ),
+            Self::ClientRefused(_) => {
+                "The upstream demands a client certificate, or refuses the one that the proxy presents. Set \
+                 `client_certificate` and `client_key` of the route."
+            }
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
             Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
             Self::Http1Required => {

@@ -1,10 +1,11 @@
 //! Rewriting of message heads: a request's for the upstream, a response's for the caller.
 
-use http::header::{ACCEPT_ENCODING, TRAILER};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, TRAILER};
 use http::request::Parts;
-use http::{HeaderValue, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, Version};
 
 use super::Service;
+use super::exchange::Exchange;
 use super::received::Received;
 use super::websocket::Handshake;
 use crate::config::HeaderCase;
@@ -112,21 +113,55 @@ impl Service {
         let trailers = negotiated.wants_trailers.then(|| trailers::announced(headers)).flatten();
         headers::for_caller(headers, received_in, &self.via);
         headers.extend(trailers.map(|trailers| (TRAILER, trailers)));
-        let base_path = route.base_path(destination);
-        let origin = destination.origin.as_str();
-        let origins = [origin, route.host.as_ref().map_or(origin, |host| &host.origin)];
-        let stripped = route.prefix.text();
-        links::through_proxy(headers, &route.rewrite_links.fields, &origins, base_path, stripped);
-        if route.rewrite_cookies {
-            cookies::through_proxy(headers, base_path, stripped, negotiated.is_tls);
-        }
+        rewrite_fields(headers, route, destination, negotiated.is_tls);
         let proxy_origin = negotiated.proxy_origin.as_ref()?;
         if !json::make_rewritable(response) {
             return None;
         }
         // The paths at the API that this route serves.
+        let (base_path, stripped) = (route.base_path(destination), route.prefix.text());
         let served = if stripped.is_empty() { &*route.path } else { "" };
         let path = format!("{base_path}{served}");
-        Some(Box::new(JsonLinks::new(&origins, &path, format!("{proxy_origin}{}", route.path))))
+        Some(Box::new(JsonLinks::new(
+            &origins(route, destination),
+            &path,
+            format!("{proxy_origin}{}", route.path),
+        )))
+    }
+    /// Sends an interim response of the upstream to the caller. A 100 says nothing to the caller, who gets one from bearerd; a
+    /// caller of HTTP/1.0 gets none.
+    pub(super) fn relay_interim(
+        &self,
+        mut interim: Response<()>,
+        route: &Route,
+        destination: &Destination,
+        exchange: &Exchange,
+    ) {
+        if interim.status() == StatusCode::CONTINUE {
+            return;
+        }
+        let received_in = std::mem::replace(interim.version_mut(), exchange.version);
+        let headers = interim.headers_mut();
+        headers::for_caller(headers, received_in, &self.via);
+        // An interim response has no body (RFC 9110 §15.2).
+        headers.remove(CONTENT_LENGTH);
+        rewrite_fields(headers, route, destination, exchange.caller.is_tls());
+        exchange.caller.send_interim(&exchange.progress, interim);
+    }
+}
+
+/// Scheme and authority of the API, and of the `Host` that the route sends.
+fn origins<'a>(route: &'a Route, destination: &'a Destination) -> [&'a str; 2] {
+    let origin = destination.origin.as_str();
+    [origin, route.host.as_ref().map_or(origin, |host| &host.origin)]
+}
+
+/// Rewrites links and cookies in the fields of a response.
+fn rewrite_fields(headers: &mut HeaderMap, route: &Route, destination: &Destination, is_tls: bool) {
+    let (base_path, stripped) = (route.base_path(destination), route.prefix.text());
+    let origins = origins(route, destination);
+    links::through_proxy(headers, &route.rewrite_links.fields, &origins, base_path, stripped);
+    if route.rewrite_cookies {
+        cookies::through_proxy(headers, base_path, stripped, is_tls);
     }
 }

@@ -63,7 +63,7 @@ impl Service {
     /// Sends the request once, with a token that has not expired when it is sent.
     ///
     /// A request that a reused connection did not carry is sent on another one; a request that an HTTP/2 upstream
-    /// refused unprocessed (RFC 9113 §8.7) is sent once more. An idempotent request on a reused connection that closed
+    /// refused unprocessed (RFC 9113 §8.7) is sent once more, over HTTP/1.1 if the upstream requires that (§7). An idempotent request on a reused connection that closed
     /// without an answer is sent once more on a new one, where the route has `retry_stale`.
     async fn attempt(
         &self,
@@ -115,7 +115,10 @@ impl Service {
             }
             context.exchange.sent(authorization.as_ref());
             let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
-            let forwarded = forward(lease, request, context.request_body, route.timeout).await;
+            let exchange = &*context.exchange;
+            let mut relay_interim = |interim| self.relay_interim(interim, route, destination, exchange);
+            let forwarded = forward(lease, request, context.request_body, route.timeout, &mut relay_interim);
+            let forwarded = forwarded.await;
             context.exchange.awaited_upstream();
             match forwarded {
                 Ok(answered) => {
@@ -127,7 +130,11 @@ impl Service {
                     context.exchange.outcome.was_not_sent();
                     (request, has_waited) = (unsent, true);
                 }
-                Err(Failure::Refused(again, _)) if !was_refused => {
+                Err(Failure::Refused(again, error))
+                    if !was_refused
+                        && (!matches!(error, ForwardError::Http1Required)
+                            || pool.require_http1(destination)) =>
+                {
                     context.exchange.outcome.retried(RetryCause::RefusedStream);
                     (request, was_refused, has_waited) = (again, true, true);
                 }

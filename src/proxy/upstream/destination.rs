@@ -13,7 +13,6 @@ use http::HeaderValue;
 use super::breaker::Breaker;
 use super::connect::Connect;
 use super::connections::{ConnectionLimits, Shares};
-use crate::config::HeaderCase;
 use crate::proxy::limits::slots::Slots;
 use crate::token::api_discovery::DiscoverySource;
 
@@ -30,8 +29,6 @@ pub struct Upstream {
     pub limits: ConnectionLimits,
     /// The shares of the workers in the connections.
     pub shares: Shares,
-    /// The case of field names over HTTP/1.1.
-    pub header_case: HeaderCase,
     destination: Source,
 }
 
@@ -82,7 +79,6 @@ impl Upstream {
             breaker: Breaker::default(),
             limits: ConnectionLimits::default(),
             shares: Shares::default(),
-            header_case: HeaderCase::Lower,
             descriptors,
             destination,
         }
@@ -92,12 +88,6 @@ impl Upstream {
     #[must_use]
     pub fn with_limits(self, breaker: Breaker, limits: ConnectionLimits) -> Self {
         Self { breaker, limits, ..self }
-    }
-
-    /// Sets the case of field names over HTTP/1.1.
-    #[must_use]
-    pub fn with_header_case(self, header_case: HeaderCase) -> Self {
-        Self { header_case, ..self }
     }
 
     /// The current destination; `None` before the first discovery.

@@ -13,10 +13,11 @@ use http::header::UPGRADE;
 use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
+use super::connect::tls;
 use super::pool::body::UpstreamBody;
 use super::pool::lease::Lease;
 use super::pool::outcome::{ExchangeError, SendError, StreamError};
-use super::pool::request::{Outgoing, RequestBody};
+use super::pool::request::{InterimSink, Outgoing, RequestBody};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
 use crate::proxy::downstream::request_body::ClientBody;
@@ -48,16 +49,17 @@ pub struct Answered<B: RequestBody> {
     pub lease: Lease<B>,
 }
 
-/// Sends a request on a connection. `timeout` bounds the wait for the response head. A failure closes the connection.
+/// Sends a request on a connection; gives interim responses to the sink. `timeout` bounds the wait for the response head. A failure closes the connection.
 pub async fn forward(
     mut lease: Lease<AttemptBody<ClientBody>>,
     request: Outgoing<AttemptBody<ClientBody>>,
     request_body: &ReplayBody<ClientBody>,
     timeout: Duration,
+    relay_interim: InterimSink<'_>,
 ) -> Result<Answered<AttemptBody<ClientBody>>, Failure> {
     let may_switch = request.head.headers.contains_key(UPGRADE);
     let method = request.head.method.clone();
-    let outcome = with_timeout(pin!(lease.send(request)), request_body, timeout).await;
+    let outcome = with_timeout(pin!(lease.send(request, relay_interim)), request_body, timeout).await;
     let outcome = outcome.inspect_err(|_| lease.timed_out())?;
     match outcome {
         // The request has no `Upgrade` field, so the bytes that follow would not be HTTP.
@@ -113,8 +115,16 @@ fn failure(error: &ExchangeError, request_body: &ReplayBody<ClientBody>) -> Fail
     if let Some(fault) = request_body.error() {
         return Failure::Caller(fault);
     }
-    if matches!(error, ExchangeError::Http2(StreamError::Reset(Reason::HTTP_1_1_REQUIRED))) {
-        return Failure::Upstream(ForwardError::Http1Required);
+    match error {
+        ExchangeError::Http2(
+            StreamError::Reset(Reason::HTTP_1_1_REQUIRED) | StreamError::GoneAway(Reason::HTTP_1_1_REQUIRED),
+        ) => return Failure::Upstream(ForwardError::Http1Required),
+        ExchangeError::Http1(error) => {
+            if let Some(refusal) = tls::refusal(error) {
+                return Failure::Upstream(refusal);
+            }
+        }
+        ExchangeError::Http2(_) => {}
     }
     let (is_no_http, text) = match error {
         ExchangeError::Http1(error) => {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::breaker::Breaker;
-use super::connect::Connected;
-use super::destination::Destination;
+use super::connect::{Connect, Connected};
 use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 
@@ -12,11 +11,11 @@ use crate::proxy::error::upstream::ForwardError;
 const RETRY_DELAY: Duration = Duration::from_millis(25);
 
 /// Connects. If the first attempt reaches no peer and the breaker is closed, makes a second attempt.
-pub async fn connect(destination: &Destination, breaker: &Breaker) -> Result<Connected, ForwardError> {
-    match destination.connect.connect().await {
+pub async fn connect(destination: &dyn Connect, breaker: &Breaker) -> Result<Connected, ForwardError> {
+    match destination.connect().await {
         Err(error) if may_connect_again(&error) && breaker.is_closed() => {
             tokio::time::sleep(RETRY_DELAY + RETRY_DELAY.mul_f64(fastrand::f64())).await;
-            destination.connect.connect().await
+            destination.connect().await
         }
         outcome => outcome,
     }
@@ -66,7 +65,7 @@ mod tests {
         if is_breaker_open {
             breaker.admit(&breaker.add_counter()).unwrap().record_error(ForwardError::Timeout, "");
         }
-        let outcome = connect(&destination, &breaker).await;
+        let outcome = connect(&*destination.connect, &breaker).await;
         let left = failures.lock().unwrap().len();
         (outcome.is_ok(), left)
     }

@@ -52,11 +52,18 @@ pub struct Snapshot {
     listen_sockets: RefCell<Option<Vec<u32>>>,
 }
 
+fn set_header_case(pools: &[Rc<WorkersPool>], settings: &ServiceSettings) {
+    for pool in pools {
+        pool.set_header_case(settings.http1.header_case);
+    }
+}
+
 impl Snapshot {
     /// The configuration at the start.
     pub fn new(configuration: Configuration) -> Self {
         let Configuration { service_settings, upstreams } = configuration;
-        let pools = upstreams.into_iter().map(Pool::new).collect();
+        let pools: Vec<_> = upstreams.into_iter().map(Pool::new).collect();
+        set_header_case(&pools, &service_settings);
         Self {
             service: RefCell::new(Rc::new(Service::new(service_settings, pools))),
             listen_sockets: RefCell::default(),
@@ -77,6 +84,7 @@ impl Snapshot {
             let same = known.find(|pool| Arc::ptr_eq(&pool.upstream, &upstream)).map(Rc::clone);
             pools.push(same.unwrap_or_else(|| Pool::new(upstream)));
         }
+        set_header_case(&pools, &service_settings);
         let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
         let gone: Vec<_> = before.pools.iter().filter(is_gone).map(Rc::clone).collect();
         let mut service = Service::new(service_settings, pools);

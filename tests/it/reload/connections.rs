@@ -31,6 +31,33 @@ async fn an_unchanged_upstream_keeps_its_http_2_connection_and_requests() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn another_case_of_field_names_ends_http_1_1_connections_alone() {
+    let dead = "[[routes]]\npath = \"/dead\"\nupstream = \"http://127.0.0.1:1\"\ncredential = \"none\"\n\
+                breaker = { failures = 1, percent = 1 }";
+    for (has_http2, connections) in [(true, 1), (false, 2)] {
+        let setup = daemon().server("workers = 1").route(dead);
+        let world = if has_http2 { setup.http2() } else { setup }.start().await;
+        assert_eq!(world.get("/x").await.status, 200);
+        assert_eq!(world.get("/dead").await.code().as_deref(), Some("upstream_unreachable"));
+        assert_eq!(world.get("/dead").await.code().as_deref(), Some("upstream_unavailable"));
+
+        world.configure(|text| text.replacen("[server]\n", "[server]\nheader_case = \"preserve\"\n", 1));
+        assert_eq!(world.reload().await["routes"], "2 kept");
+
+        assert_eq!(
+            world.get("/dead").await.code().as_deref(),
+            Some("upstream_unavailable"),
+            "the breaker stays"
+        );
+        for _ in 0..2 {
+            assert_eq!(world.get("/x").await.status, 200);
+            assert_eq!(world.upstream.connections(), connections);
+        }
+        world.finish().await;
+    }
+}
+
 /// Waits until so many connections to upstreams are open; `none` is the number of descriptors without any.
 async fn are_open(world: &World, none: usize, connections: usize) {
     let what = format!("{connections} connections are open");

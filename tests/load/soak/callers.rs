@@ -12,7 +12,7 @@ use super::Soak;
 use super::samples::Samples;
 use crate::callers::{Connection, Version, connect, new_id};
 use crate::report::Report;
-use crate::world::{PERSON, World};
+use crate::world::{CHAT, LATE, PERSON, World};
 
 /// Requests for each connection, and streams at once.
 const REQUESTS: usize = 60;
@@ -157,6 +157,89 @@ pub(crate) async fn leaving(soak: Rc<Soak>) {
     }
 }
 
+/// Resets every second stream of a connection; the others are answered.
+pub(crate) async fn resetting(soak: Rc<Soak>) {
+    while !soak.is_over() {
+        let Ok(mut connection) = Connection::open(&soak.world, Version::Http2).await else { continue };
+        for _ in 0..REQUESTS {
+            if soak.is_over() || !connection.is_ready().await {
+                break;
+            }
+            let mut streams = [(); 2].map(|()| connection.share().expect("it is HTTP/2"));
+            let [given_up, asked] = &mut streams;
+            let pause = Duration::from_millis(fastrand::u64(1..100));
+            let path = if fastrand::bool() { "/slow/5000".to_owned() } else { format!("/big/{BIG}") };
+            let id = new_id();
+            let _ =
+                tokio::join!(tokio::time::timeout(pause, given_up.ask(&id, &path, None)), ask(&soak, asked));
+            soak.tally.count("HTTP/2 streams that were given up");
+        }
+    }
+}
+
+/// Asks an API that learns late of new tokens. These are never revoked, so that no caller may hear of it.
+pub(crate) async fn asking_late(soak: Rc<Soak>) {
+    while !soak.is_over() {
+        let Ok(mut connection) = Connection::open(&soak.world, Version::Http1).await else { continue };
+        for _ in 0..REQUESTS {
+            if soak.is_over() || !connection.is_ready().await {
+                break;
+            }
+            let id = new_id();
+            let answer = connection.ask(&id, &format!("{LATE}/id"), None).await;
+            soak.world.late.1.settle(&id);
+            match answer {
+                Ok(answer) if answer.status == 200 && answer.body == id => {
+                    soak.tally.count("200 of the API that learns late of tokens");
+                }
+                other => soak.tally.wrong(format!("{id}, of the late API: {other:?}")),
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(10..50))).await;
+        }
+    }
+}
+
+/// Sends bytes over a WebSocket, which come back; half of the callers leave without an end of TLS.
+pub(crate) async fn chatting(soak: Rc<Soak>) {
+    const HANDSHAKE: &str = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    while !soak.is_over() {
+        let Ok(mut socket) = connect(&soak.world, Version::Http1, false).await else { continue };
+        let _ = socket.write_all(head(CHAT, HANDSHAKE).as_bytes()).await;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n")
+            && matches!(socket.read_u8().await.map(|byte| answer.push(byte)), Ok(()))
+        {}
+        if !answer.starts_with(b"HTTP/1.1 101") {
+            // As other requests, it may wait for a token in vain.
+            soak.tally.count("WebSockets that were refused");
+            if !answer.starts_with(b"HTTP/1.1 503") {
+                soak.tally.wrong(format!("a WebSocket: {}", String::from_utf8_lossy(&answer)));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            continue;
+        }
+        for _ in 0..fastrand::usize(1..40) {
+            let sent: Vec<u8> =
+                std::iter::repeat_with(|| fastrand::u8(..)).take(fastrand::usize(1..20_000)).collect();
+            let mut received = vec![0; sent.len()];
+            let is_sent = socket.write_all(&sent).await.is_ok();
+            if !is_sent || socket.read_exact(&mut received).await.is_err() || received != sent {
+                soak.tally.wrong("the bytes of a WebSocket did not come back".to_owned());
+                break;
+            }
+            if soak.is_over() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..200))).await;
+        }
+        if fastrand::bool() {
+            let _ = socket.shutdown().await;
+        }
+        soak.tally.count("WebSockets");
+    }
+}
+
 /// Checks that the daemon has as many descriptors as before the load, and its connections to the API.
 pub(crate) async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
     let Some(before) = samples.descriptors_before() else {
@@ -164,7 +247,7 @@ pub(crate) async fn all_gone(world: &World, samples: &Samples, report: &mut Repo
     };
     let began = Instant::now();
     let left = loop {
-        let left = world.descriptors().unwrap().saturating_sub(world.api.open_connections());
+        let left = world.descriptors().unwrap().saturating_sub(world.api_connections());
         if left <= before || began.elapsed() > Duration::from_secs(10) {
             break left;
         }
@@ -173,6 +256,6 @@ pub(crate) async fn all_gone(world: &World, samples: &Samples, report: &mut Repo
     report.check(
         "no descriptor is left when all callers have gone",
         left <= before,
-        &format!("{before} before; {left}, and {} connections to the API", world.api.open_connections()),
+        &format!("{before} before; {left}, and {} connections to the API", world.api_connections()),
     );
 }

@@ -25,7 +25,7 @@ use tower_service::Service;
 use self::dns::{Resolver, Unresolved};
 use self::http_connect::{Tunnel, proxy_error, tls_error_in_tunnel};
 use self::socket::{DeferredWriteErrors, Stream};
-use self::tls::{ALPN_HTTP_2, TlsClient, TlsDetails, tls_error};
+use self::tls::{ALPN_HTTP_1, ALPN_HTTP_2, TlsClient, TlsDetails, tls_error};
 use crate::causes::causes;
 use crate::config::{Address, HttpVersion, Proxy};
 use crate::http::ProxyStatus;
@@ -53,6 +53,11 @@ pub trait Connect: fmt::Debug + Send + Sync {
 
     /// Whether a connection may turn out to be HTTP/2, which requests share.
     fn may_speak_http2(&self) -> bool;
+
+    /// Makes connections that are HTTP/1.1; `None` if all are, or none may be.
+    fn over_http1(&self) -> Option<&dyn Connect> {
+        None
+    }
 }
 
 /// Connects over TCP, through a proxy if one is configured, and with TLS if the scheme is `https`.
@@ -63,6 +68,8 @@ pub struct TcpConnect {
     tls: Option<TlsClient>,
     http_version: HttpVersion,
     timeout: Duration,
+    /// The same over HTTP/1.1, where ALPN negotiates the version.
+    over_http1: Option<Box<Self>>,
 }
 
 /// TLS with an upstream, and with an `https` proxy in front of it.
@@ -74,6 +81,15 @@ pub struct Tls {
     pub of_proxy: Arc<ClientConfig>,
     /// The name of the upstream in SNI and in its certificate, if it is not the host of its address.
     pub server_name: Option<ServerName<'static>>,
+}
+
+impl Tls {
+    /// The same with HTTP/1.1 alone in ALPN.
+    fn over_http1(&self) -> Self {
+        let mut of_upstream = ClientConfig::clone(&self.of_upstream);
+        of_upstream.alpn_protocols = vec![ALPN_HTTP_1.to_vec()];
+        Self { of_upstream: Arc::new(of_upstream), ..self.clone() }
+    }
 }
 
 /// The stream and the properties of a new connection.
@@ -109,6 +125,13 @@ impl TcpConnect {
         http_version: HttpVersion,
         timeout: Duration,
     ) -> io::Result<Self> {
+        let over_http1 = match (&tls, http_version) {
+            (Some(tls), HttpVersion::Auto) => {
+                let (tls, version) = (tls.over_http1(), HttpVersion::Http1);
+                Some(Box::new(Self::new(address, Some(tls), proxy, reach, version, timeout)?))
+            }
+            _ => None,
+        };
         let uri = Uri::try_from(address.origin());
         let uri = uri.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let tunnel = match (proxy, &tls) {
@@ -127,7 +150,7 @@ impl TcpConnect {
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(TCP_KEEPALIVE_TIME));
         tcp.set_connect_timeout(Some(timeout));
-        Ok(Self { tcp, uri, tunnel, tls, http_version, timeout })
+        Ok(Self { tcp, uri, tunnel, tls, http_version, timeout, over_http1 })
     }
 
     /// Connects as for a request, closes the connection, and returns its properties.
@@ -191,6 +214,10 @@ impl Connect for TcpConnect {
             let (stream, details) = self.establish().await?;
             Ok(Connected { stream, is_http2: details.is_http2 })
         })
+    }
+
+    fn over_http1(&self) -> Option<&dyn Connect> {
+        self.over_http1.as_deref().map(|connect| connect as &dyn Connect)
     }
 
     fn may_speak_http2(&self) -> bool {

@@ -1,5 +1,6 @@
 //! TLS with an upstream or with a proxy: the handshake, its result, and its errors.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
@@ -15,6 +16,9 @@ use crate::tls::diagnosis;
 
 /// The ALPN protocol ID of HTTP/2 over TLS (RFC 9113 §3.2).
 pub(super) const ALPN_HTTP_2: &[u8] = b"h2";
+
+/// The ALPN protocol ID of HTTP/1.1 (RFC 7301 §6).
+pub(super) const ALPN_HTTP_1: &[u8] = b"http/1.1";
 
 /// A TLS client for one server name.
 pub(super) struct TlsClient {
@@ -61,6 +65,12 @@ pub(super) fn tls_error(error: &io::Error) -> ForwardError {
         _ => ProxyStatus::TlsProtocolError,
     };
     ForwardError::Tls(proxy_status, diagnosis::described(error).unwrap_or_else(|| error.to_string()))
+}
+
+/// The refusal of the client certificate, or of its absence, among the causes of an error. In TLS 1.3, a server refuses after
+/// the client has completed its handshake (RFC 8446 §4.4.2.4), so that the first read reports it.
+pub fn refusal(error: &(dyn Error + 'static)) -> Option<ForwardError> {
+    diagnosis::of_client_certificate(error).map(ForwardError::ClientRefused)
 }
 
 /// Whether a handshake failed because the peer sent something other than TLS, or ended the connection.

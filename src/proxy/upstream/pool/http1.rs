@@ -15,9 +15,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::connection::{ConnectionGuard, Lifetime, MAX_BUFFER, Upgraded};
-use super::http10_chunks::{Http10Chunks, ResponseStart};
 use super::outcome::{ExchangeError, SendError};
-use super::request::{Outgoing, RequestBody};
+use super::request::{InterimSink, Outgoing, RequestBody};
+use super::response_start::{ResponseStart, ResponseStream};
 use crate::config::HeaderCase;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::trailers;
@@ -40,11 +40,12 @@ pub(super) struct Connection<B: RequestBody> {
 }
 
 struct Inner<B: RequestBody> {
-    http: http1::Connection<TokioIo<Http10Chunks<Box<dyn Stream>>>, B>,
+    http: http1::Connection<TokioIo<ResponseStream<Box<dyn Stream>>>, B>,
     start: Rc<ResponseStart>,
     lifetime: Lifetime,
     is_closed: bool,
     has_answered: bool,
+    header_case: HeaderCase,
     guard: ConnectionGuard,
 }
 
@@ -58,7 +59,7 @@ impl<B: RequestBody> Connection<B> {
     ) -> Result<Self, ForwardError> {
         let preserves_case = header_case == HeaderCase::Preserve;
         let start = Rc::<ResponseStart>::default();
-        let stream = Http10Chunks::new(stream, Rc::clone(&start));
+        let stream = ResponseStream::new(stream, Rc::clone(&start));
         let (sender, http) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .preserve_header_case(preserves_case)
@@ -67,7 +68,8 @@ impl<B: RequestBody> Connection<B> {
             .handshake::<_, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let inner = Inner { http, start, lifetime, is_closed: false, has_answered: false, guard };
+        let inner =
+            Inner { http, start, lifetime, is_closed: false, has_answered: false, header_case, guard };
         Ok(Self { sender, inner: Box::new(inner) })
     }
 
@@ -75,13 +77,15 @@ impl<B: RequestBody> Connection<B> {
     pub(super) async fn send(
         &mut self,
         mut request: Outgoing<B>,
+        relay_interim: InterimSink<'_>,
     ) -> Result<Response<Incoming>, SendError<B>> {
         trailers::ask_over_http1(&mut request.head.headers);
         let inner = &mut self.inner;
-        inner.start.is_next.set(true);
+        inner.start.await_next();
         let response = pin!(self.sender.try_send_request(Request::from_parts(*request.head, request.body)));
         let outcome = drive(response, |cx| {
             let _ = inner.poll(cx);
+            inner.start.take_interim().into_iter().for_each(&mut *relay_interim);
         });
         let outcome = outcome.await;
         // Servers announce the same time with each response.
@@ -109,9 +113,9 @@ impl<B: RequestBody> Connection<B> {
         Some(Upgraded { stream: io.into_inner().stream, read_ahead: read_buf, guard })
     }
 
-    /// Whether no byte of an incomplete response head has arrived.
+    /// Whether no byte of a response has arrived.
     pub(super) fn received_nothing(self) -> bool {
-        self.inner.http.into_parts().read_buf.is_empty()
+        !self.inner.start.has_begun.get() && self.inner.http.into_parts().read_buf.is_empty()
     }
 
     /// Sends and receives what can be sent and received now.
@@ -128,6 +132,11 @@ impl<B: RequestBody> Connection<B> {
         poll.poll(&mut Context::from_waker(Waker::noop())).is_pending()
             && self.sender.is_ready()
             && !self.inner.start.has_http10_chunks.get()
+    }
+
+    /// The case of field names that the connection was made for.
+    pub(super) fn header_case(&self) -> HeaderCase {
+        self.inner.header_case
     }
 
     pub(super) fn lifetime(&self) -> &Lifetime {

@@ -13,7 +13,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use super::queue::Queue;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::limits::slots::Reservation;
 use crate::proxy::upstream::connect::socket::Stream;
+use crate::proxy::upstream::connect::tls;
 use crate::proxy::upstream::destination::Destination;
 
 /// Concurrent streams on one connection, if the upstream does not allow fewer.
@@ -145,8 +146,12 @@ impl Connections {
         lifetime: Lifetime,
         guard: ConnectionGuard,
     ) -> Result<Rc<Connection>, ForwardError> {
-        let failed = |error: h2::Error| ForwardError::Terminated(StreamError::from(error).to_string());
         let heard = Rc::new(Cell::new(Instant::now()));
+        let refusal = Rc::<RefCell<Option<ForwardError>>>::default();
+        let failed = |error: h2::Error| {
+            let terminated = || ForwardError::Terminated(StreamError::from(error).to_string());
+            refusal.take().unwrap_or_else(terminated)
+        };
         let (sender, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -156,7 +161,7 @@ impl Connections {
             .max_header_list_size(u32::try_from(MAX_BUFFER).unwrap_or(u32::MAX))
             .max_send_buffer_size(MAX_BUFFER)
             .max_concurrent_reset_streams(MAX_RESET_STREAMS)
-            .handshake::<_, Bytes>(Heard { stream, at: Rc::clone(&heard) })
+            .handshake::<_, Bytes>(Heard { stream, at: Rc::clone(&heard), refusal: Rc::clone(&refusal) })
             .await
             .map_err(failed)?;
         let mut connection = Box::new(connection);
@@ -332,10 +337,11 @@ impl Driver {
     }
 }
 
-/// A byte stream that notes when it received something.
+/// A byte stream that notes when it received something, and an error by which TLS ends it, which h2 does not pass on.
 struct Heard {
     stream: Box<dyn Stream>,
     at: Rc<Cell<Instant>>,
+    refusal: Rc<RefCell<Option<ForwardError>>>,
 }
 
 impl AsyncRead for Heard {
@@ -344,11 +350,12 @@ impl AsyncRead for Heard {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if read.is_ready() {
-            self.at.set(Instant::now());
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        self.at.set(Instant::now());
+        if let Err(error) = &read {
+            *self.refusal.borrow_mut() = tls::refusal(error);
         }
-        read
+        Poll::Ready(read)
     }
 }
 

@@ -16,13 +16,14 @@ use http_body::{Frame, SizeHint};
 
 use super::http2::StreamSlot;
 use super::outcome::{ExchangeError, SendError, StreamError};
-use super::request::{Outgoing, RequestBody};
+use super::request::{InterimSink, Outgoing, RequestBody};
 use crate::proxy::body::http2::{Http2Body, content_length};
 
 /// A slot on a connection, and the request body while it is sent.
 pub(super) struct Stream<B> {
     slot: StreamSlot,
     upload: Option<Upload<B>>,
+    has_interim: bool,
 }
 
 /// A request body that is being sent.
@@ -39,11 +40,15 @@ pub struct StreamBody(Http2Body);
 
 impl<B: RequestBody> Stream<B> {
     pub(super) const fn new(slot: StreamSlot) -> Self {
-        Self { slot, upload: None }
+        Self { slot, upload: None, has_interim: false }
     }
 
     /// Sends a request, with its body, until the response head arrives.
-    pub(super) async fn send(&mut self, request: Outgoing<B>) -> Result<Response<StreamBody>, SendError<B>> {
+    pub(super) async fn send(
+        &mut self,
+        request: Outgoing<B>,
+        relay_interim: InterimSink<'_>,
+    ) -> Result<Response<StreamBody>, SendError<B>> {
         let is_without_body = request.body.is_end_stream();
         let Ok(message) = self.message(&request.head, is_without_body) else {
             let error = StreamError::Protocol(Reason::INTERNAL_ERROR);
@@ -58,6 +63,11 @@ impl<B: RequestBody> Stream<B> {
         let mut is_sending = !is_without_body;
         let outcome = std::future::poll_fn(|cx| {
             is_sending = is_sending && upload.poll(cx).is_pending();
+            // The response would skip them.
+            while let Some(Ok(interim)) = ready!(response.poll_informational(cx)) {
+                self.has_interim = true;
+                relay_interim(interim);
+            }
             Pin::new(&mut response).poll(cx)
         })
         .await;
@@ -69,7 +79,9 @@ impl<B: RequestBody> Stream<B> {
                 Ok(response.map(|from| StreamBody(Http2Body::new(from, remaining))))
             }
             Err(error) => {
-                let is_reset_unprocessed = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+                let is_unprocessed =
+                    matches!(error.reason(), Some(Reason::REFUSED_STREAM | Reason::HTTP_1_1_REQUIRED));
+                let is_reset_unprocessed = error.is_reset() && is_unprocessed;
                 let is_refused = error.is_remote() && (error.is_go_away() || is_reset_unprocessed);
                 let error = ExchangeError::Http2(error.into());
                 Err(if is_refused { SendError::Refused(head, error) } else { SendError::Sent(error) })
@@ -80,6 +92,11 @@ impl<B: RequestBody> Stream<B> {
     /// Whether an earlier request has used the connection.
     pub(super) const fn is_reused(&self) -> bool {
         self.slot.is_reused
+    }
+
+    /// Whether not even an interim response has arrived.
+    pub(super) const fn received_nothing(&self) -> bool {
+        !self.has_interim
     }
 
     /// Notes that the response did not arrive in time.

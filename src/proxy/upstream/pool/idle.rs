@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::http1::Connection;
 use super::queue::Queue;
 use super::request::RequestBody;
+use crate::config::HeaderCase;
 use crate::proxy::upstream::destination::Upstream;
 
 /// Idle time up to which a connection is reused without letting the runtime poll for its end first.
@@ -23,13 +24,16 @@ pub(super) struct IdleConnections<B: RequestBody> {
     queue: Rc<Queue>,
     /// The most recently used last.
     all: RefCell<Vec<Connection<B>>>,
+    /// The case of field names; connections that were made for another one are not kept.
+    pub(super) header_case: Cell<HeaderCase>,
     /// Whether connections are closed unless a request waits.
     is_retired: Cell<bool>,
 }
 
 impl<B: RequestBody> IdleConnections<B> {
     pub(super) fn new(upstream: Arc<Upstream>, queue: Rc<Queue>) -> Self {
-        Self { upstream, queue, all: RefCell::default(), is_retired: Cell::new(false) }
+        let header_case = Cell::new(HeaderCase::Lower);
+        Self { upstream, queue, all: RefCell::default(), header_case, is_retired: Cell::new(false) }
     }
 
     /// The most recently used connection to this revision of the destination that is still open, and whether it is
@@ -58,8 +62,9 @@ impl<B: RequestBody> IdleConnections<B> {
     /// Keeps a connection that was given back, if it can take another request.
     pub(super) fn give_back(&self, mut connection: Connection<B>) {
         let now = Instant::now();
-        let is_usable =
-            connection.is_reusable() && connection.lifetime().allows(self.upstream.revision(), now);
+        let is_usable = connection.is_reusable()
+            && connection.lifetime().allows(self.upstream.revision(), now)
+            && connection.header_case() == self.header_case.get();
         // Scarce descriptors are left to other workers and other upstreams.
         let is_surplus = self.is_retired.get() || self.upstream.descriptors.are_scarce();
         if is_usable && !(is_surplus && self.queue.is_empty()) {
@@ -85,6 +90,13 @@ impl<B: RequestBody> IdleConnections<B> {
         let oldest = (!idle.is_empty()).then(|| idle.remove(0));
         drop(idle);
         drop(oldest);
+    }
+
+    /// Sets the case of field names, and closes the connections that were made for another one.
+    pub(super) fn set_header_case(&self, header_case: HeaderCase) {
+        if self.header_case.replace(header_case) != header_case {
+            drop(self.all.take());
+        }
     }
 
     pub(super) fn retire(&self) {

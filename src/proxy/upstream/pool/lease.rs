@@ -9,7 +9,7 @@ use super::body::UpstreamBody;
 use super::connection::Upgraded;
 use super::idle::IdleConnections;
 use super::outcome::{ExchangeError, SendError, StreamError};
-use super::request::{Outgoing, RequestBody};
+use super::request::{InterimSink, Outgoing, RequestBody};
 use super::{http1, http2_stream};
 
 /// The use of a connection for one request. Dropping it closes an HTTP/1.1 connection or resets an HTTP/2 stream;
@@ -30,18 +30,23 @@ pub(super) enum Leased<B: RequestBody> {
 }
 
 impl<B: RequestBody> Lease<B> {
-    /// Sends a request, with its body, until the response head arrives.
+    /// Sends a request, with its body, until the response head arrives; gives the interim responses before it to the sink.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves a message incomplete: the lease must be dropped too.
-    pub async fn send(&mut self, request: Outgoing<B>) -> Result<Response<UpstreamBody>, SendError<B>> {
+    pub async fn send(
+        &mut self,
+        request: Outgoing<B>,
+        relay_interim: InterimSink<'_>,
+    ) -> Result<Response<UpstreamBody>, SendError<B>> {
         match &mut self.leased {
-            Leased::Http1(connection) => {
-                connection.send(request).await.map(|response| response.map(UpstreamBody::Http1))
-            }
+            Leased::Http1(connection) => connection
+                .send(request, relay_interim)
+                .await
+                .map(|response| response.map(UpstreamBody::Http1)),
             Leased::Http2(stream) => {
-                stream.send(request).await.map(|response| response.map(UpstreamBody::Http2))
+                stream.send(request, relay_interim).await.map(|response| response.map(UpstreamBody::Http2))
             }
         }
     }
@@ -59,7 +64,9 @@ impl<B: RequestBody> Lease<B> {
             (Leased::Http1(connection), ExchangeError::Http1(error)) => {
                 !error.is_parse() && connection.received_nothing()
             }
-            (Leased::Http2(_), ExchangeError::Http2(error)) => *error == StreamError::Closed,
+            (Leased::Http2(stream), ExchangeError::Http2(error)) => {
+                *error == StreamError::Closed && stream.received_nothing()
+            }
             _ => false,
         }
     }

@@ -8,7 +8,6 @@
 pub mod body;
 pub mod connection;
 mod http1;
-mod http10_chunks;
 mod http2;
 mod http2_stream;
 mod idle;
@@ -16,6 +15,7 @@ pub mod lease;
 pub mod outcome;
 mod queue;
 pub mod request;
+mod response_start;
 
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tracing::info;
 
 use self::connection::{ConnectionGuard, Lifetime, Place, Places};
 use self::http2::StreamSlot;
@@ -32,13 +33,16 @@ use self::lease::{Lease, Leased};
 use self::queue::{Queue, Waiter};
 use self::request::RequestBody;
 use super::breaker::SuccessCounter;
-use super::connect::Connected;
+use super::connect::{Connect, Connected};
 use super::destination::{Destination, Upstream};
 use super::reconnect;
+use crate::config::HeaderCase;
 use crate::proxy::error::upstream::ForwardError;
 
 /// The time after a failed attempt to connect in which no other is made, while HTTP/2 connections exist.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// How long connections are HTTP/1.1 after the upstream has required that.
+const HTTP1_PERIOD: Duration = Duration::from_mins(10);
 
 /// The connections of one worker to one upstream.
 pub struct Pool<B: RequestBody> {
@@ -58,6 +62,8 @@ pub struct Pool<B: RequestBody> {
     paused_until: Cell<Option<Instant>>,
     /// Whether the most recent connection was HTTP/1.1.
     is_http1: Cell<bool>,
+    /// Until when connections are HTTP/1.1, because the upstream has required that.
+    http1_until: Cell<Option<Instant>>,
 }
 
 /// A new connection.
@@ -112,6 +118,7 @@ impl<B: RequestBody> Pool<B> {
             failures: RefCell::default(),
             paused_until: Cell::new(None),
             is_http1: Cell::new(false),
+            http1_until: Cell::new(None),
         })
     }
 
@@ -235,15 +242,20 @@ impl<B: RequestBody> Pool<B> {
         let limits = &self.upstream.limits;
         let descriptor = self.upstream.descriptors.take(1).ok_or(ForwardError::NoDescriptor)?;
         let guard = ConnectionGuard { place, descriptor };
-        let Connected { stream, is_http2 } = reconnect::connect(destination, &self.upstream.breaker).await?;
+        let connect = self.connector(destination);
+        let Connected { stream, is_http2 } = reconnect::connect(connect, &self.upstream.breaker).await?;
         self.is_http1.set(!is_http2);
         let lifetime = Lifetime::new(limits, destination.revision);
         if is_http2 {
             let opened = self.http2.open(stream, destination, lifetime, guard);
             let opened = timeout(limits.wait_timeout, opened).await;
+            if self.http1_until.get().is_some() {
+                // Required while the connection was being made.
+                self.http2.close_all();
+            }
             return opened.unwrap_or(Err(ForwardError::ConnectTimeout)).map(Made::Http2);
         }
-        let header_case = self.upstream.header_case;
+        let header_case = self.idle.header_case.get();
         http1::Connection::open(stream, lifetime, guard, header_case).await.map(Made::Http1)
     }
 
@@ -272,6 +284,25 @@ impl<B: RequestBody> Pool<B> {
         Some(error.clone())
     }
 
+    /// The upstream has required HTTP/1.1: makes such connections for a while, and no stream on others. Returns whether the
+    /// route allows HTTP/1.1.
+    pub fn require_http1(&self, destination: &Destination) -> bool {
+        if destination.connect.over_http1().is_none() {
+            return false;
+        }
+        if self.http1_until.replace(Some(Instant::now() + HTTP1_PERIOD)).is_none() {
+            info!(upstream = destination.origin, "the upstream requires HTTP/1.1");
+        }
+        self.is_http1.set(true);
+        self.http2.close_all();
+        true
+    }
+
+    fn connector<'d>(&self, destination: &'d Destination) -> &'d dyn Connect {
+        let over_http1 = self.http1_until.get().and_then(|_| destination.connect.over_http1());
+        over_http1.unwrap_or(&*destination.connect)
+    }
+
     fn speaks_http1(&self, destination: &Destination) -> bool {
         self.is_http1.get() || !destination.connect.may_speak_http2()
     }
@@ -286,6 +317,11 @@ impl<B: RequestBody> Pool<B> {
         Lease { leased, idle: Rc::clone(&self.idle), is_reused, is_last: false }
     }
 
+    /// Sets the case of field names over HTTP/1.1; connections that were made for another case end with their last request.
+    pub fn set_header_case(&self, header_case: HeaderCase) {
+        self.idle.set_header_case(header_case);
+    }
+
     /// Closes idle connections now, each other connection after its last request, and keeps none from now on.
     pub fn retire(&self) {
         self.idle.retire();
@@ -294,6 +330,10 @@ impl<B: RequestBody> Pool<B> {
 
     /// Closes connections that have exceeded the idle timeout or their age, or lead to an earlier destination.
     pub fn reap(&self, now: Instant) {
+        if self.http1_until.get().is_some_and(|until| now >= until) {
+            self.http1_until.set(None);
+            self.is_http1.set(false);
+        }
         let revision = self.upstream.revision();
         self.idle.reap(revision, now);
         self.http2.reap(revision, now);

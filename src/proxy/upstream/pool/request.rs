@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use http::Request;
 use http::request::Parts;
+use http::{Request, Response};
 use http_body::Body;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -13,6 +13,9 @@ type BoxError = Box<dyn Error + Send + Sync>;
 pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static {}
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static> RequestBody for B {}
+
+/// Takes the interim responses to a request as they arrive (RFC 9110 §15.2).
+pub type InterimSink<'s> = &'s mut dyn FnMut(Response<()>);
 
 /// A request to an upstream.
 #[derive(Debug)]

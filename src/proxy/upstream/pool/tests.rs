@@ -147,12 +147,13 @@ impl World {
     /// Sends a request; returns whether its connection was reused, or the error.
     async fn get(&self) -> Result<bool, String> {
         let mut lease = self.lease().await.map_err(|error| error.to_string())?;
-        let response =
-            lease.send(Request::new(Full::default()).into()).await.map_err(|error| match error {
+        let response = lease.send(Request::new(Full::default()).into(), &mut |_| {}).await.map_err(
+            |error| match error {
                 SendError::Unsent(_, error) | SendError::Refused(_, error) | SendError::Sent(error) => {
                     error.to_string()
                 }
-            })?;
+            },
+        )?;
         let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
         assert_eq!(body.to_bytes(), "hello");
         let is_reused = lease.is_reused;
@@ -312,8 +313,9 @@ fn after_a_timeout_requests_leave_a_dead_connection_and_keep_a_slow_one() {
         world.get().await.unwrap();
         let time_out = async || {
             let mut lease = world.lease().await.unwrap();
-            let answer = timeout(Duration::from_secs(2), lease.send(Request::new(Full::default()).into()));
-            assert!(answer.await.is_err());
+            let mut ignore = |_| {};
+            let answer = lease.send(Request::new(Full::default()).into(), &mut ignore);
+            assert!(timeout(Duration::from_secs(2), answer).await.is_err());
             lease.timed_out();
         };
         // Only the ping is answered.
@@ -387,7 +389,7 @@ fn an_unread_stream_of_the_smallest_frames_ends_no_other_stream() {
         let mut open = Vec::new();
         for _ in 0..2 {
             let mut lease = pool.lease(&upstream.current().unwrap()).await.unwrap();
-            let response = lease.send(Request::new(Full::default()).into()).await.unwrap();
+            let response = lease.send(Request::new(Full::default()).into(), &mut |_| {}).await.unwrap();
             tokio::time::sleep(Duration::from_secs(1)).await;
             open.push((lease, response.into_body()));
         }
@@ -431,7 +433,7 @@ fn a_stream_on_an_expired_connection_is_not_interrupted() {
         tokio::time::sleep(Duration::from_mins(11)).await;
         world.pool.reap(Instant::now());
 
-        assert!(lease.send(Request::new(Full::default()).into()).await.is_ok());
+        assert!(lease.send(Request::new(Full::default()).into(), &mut |_| {}).await.is_ok());
     });
 }
 

@@ -31,7 +31,7 @@ pub enum Outcome {
 
 impl Attempts {
     /// Records an attempt; an error says why it should not have come. A request may come again after a 401, once and with
-    /// another token. An idempotent one may also come again after a reset, once for each of these (`retry_stale`).
+    /// another token; twice if the API rejects both tokens of a scheduled renewal. An idempotent one may also come again after a reset, once for each of these (`retry_stale`).
     pub(super) fn begin(&self, id: &str, token: &str, is_idempotent: bool) -> Result<(), String> {
         if id.is_empty() {
             return Ok(());
@@ -48,7 +48,7 @@ impl Attempts {
             Some(Outcome::Rejected) if with(Outcome::Rejected).any(|earlier| earlier.token == token) => {
                 Err("sent again with the same token".to_owned())
             }
-            Some(Outcome::Rejected) if rejected == 1 => Ok(()),
+            Some(Outcome::Rejected) if rejected <= 2 => Ok(()),
             Some(Outcome::Rejected) => Err(format!("attempt {}", attempts.len() + 1)),
             Some(last) => Err(format!("sent again after {last:?}")),
         };
