@@ -242,9 +242,11 @@ fn check_segment(segment: &str) -> Result<bool, &'static str> {
 
 /// Refuses a second token, in the query (RFC 6750 §2.3).
 fn check_query(query: Option<&str>) -> Result<(), &'static str> {
+    const TOKEN: &[u8; 12] = b"access_token";
     let is_token = |pair: &str| {
         let name = pair.split('=').next().unwrap_or_default();
-        percent_decode_str(name).map(|byte| byte.to_ascii_lowercase()).eq(*b"access_token")
+        // An escape is longer than what it stands for.
+        name.len() >= TOKEN.len() && percent_decode_str(name).map(|byte| byte.to_ascii_lowercase()).eq(*TOKEN)
     };
     if query.is_some_and(|query| query.split(['&', ';']).any(is_token)) {
         return Err("the query contains an access_token, and bearerd adds its own token");

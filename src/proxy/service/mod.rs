@@ -157,6 +157,7 @@ impl Service {
             exchange,
             token_choice,
             retries,
+            may_switch: negotiated.handshake.is_some(),
             may_resend,
         };
         let mut answered = match &route.token {

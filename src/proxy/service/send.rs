@@ -115,7 +115,8 @@ impl Service {
             }
             context.exchange.sent(authorization.as_ref());
             let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
-            let forwarded = forward(lease, request, context.request_body, route.timeout).await;
+            let forwarded =
+                forward(lease, request, context.request_body, route.timeout, context.may_switch).await;
             context.exchange.awaited_upstream();
             match forwarded {
                 Ok(answered) => {
