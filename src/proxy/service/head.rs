@@ -49,7 +49,7 @@ impl Service {
     ) -> Result<Negotiated, ProxyError> {
         let may_switch = route.allows_websocket && request_body.is_at_end();
         let handshake = if may_switch { Handshake::of(head) } else { None };
-        let wants_trailers = handshake.is_none() && trailers::are_accepted(&head.headers);
+        let wants_trailers = fields.has_te() && handshake.is_none() && trailers::are_accepted(&head.headers);
         let is_tls = exchange.caller.is_tls();
         let proxy_origin = route.rewrite_links.json.then(|| json::proxy_origin(head, is_tls)).flatten();
         let negotiated =

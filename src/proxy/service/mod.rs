@@ -18,7 +18,6 @@ mod send;
 pub mod settings;
 pub mod websocket;
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,7 +38,7 @@ use self::settings::ServiceSettings;
 use super::auth::verdict::Verdict;
 use super::body::replay::{AttemptBody, ReplayBody};
 use super::downstream::http2_stream::head_size;
-use super::downstream::serve::Downstream;
+use super::downstream::serve::{Answer, Downstream};
 use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
 use super::message::forwarded;
@@ -87,7 +86,7 @@ impl Service {
         self: Rc<Self>,
         request: Request<ClientBody>,
         downstream: Downstream,
-    ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    ) -> Answer<ResponseBody> {
         let Downstream { connection, progress, upgrade } = downstream;
         let ServiceSettings { networks, body_limits, sampling, limits, .. } = &*self.shared;
         let settings = ExchangeSettings { sampling: *sampling, token_wait: limits.token_wait };
@@ -99,7 +98,7 @@ impl Service {
         let head = Box::new(head);
         let request_body = ReplayBody::new(body, body_limits).on_connection(&connection.unread_bodies);
         // The future is moved as a whole: it captures only what lasts as long as the request.
-        async move {
+        Box::pin(async move {
             let reply = {
                 let proxying = pin!(self.proxy(head, &request_body, &mut exchange, &upgrade));
                 unless_cut(&connection, &progress, proxying).await
@@ -113,7 +112,7 @@ impl Service {
                 Err(error) => response::refuse(&error, request_body, exchange),
             };
             Ok(response)
-        }
+        })
     }
 
     /// The path of one request, stage by stage.
