@@ -91,12 +91,12 @@ mod tests {
 
     #[test]
     fn a_wake_reaches_the_task_unless_it_is_ignored_or_there_is_no_task() {
-        let wakes = Arc::<Count>::default();
-        let count = || wakes.0.load(Ordering::Relaxed);
+        let counter = Arc::<Count>::default();
+        let count = || counter.0.load(Ordering::Relaxed);
         let activity = Activity::new();
         let poll = || activity.poll(|cx| cx.waker().clone());
         assert!(!activity.is_quiet(), "it was not polled yet");
-        activity.set_task(&Waker::from(Arc::clone(&wakes)));
+        activity.set_task(&Waker::from(Arc::clone(&counter)));
         let waker = poll();
         assert!(activity.is_quiet());
 
@@ -105,7 +105,7 @@ mod tests {
         waker.wake_by_ref();
         assert!(!activity.is_quiet() && count() == 1);
 
-        activity.set_task(&Waker::from(Arc::clone(&wakes)));
+        activity.set_task(&Waker::from(Arc::clone(&counter)));
         activity.forget_task();
         poll().wake();
         assert!(!activity.is_quiet() && count() == 1);
