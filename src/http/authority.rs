@@ -55,8 +55,8 @@ impl<'r> Authority<'r> {
     /// Reads `host`, `host:` or `host:port`; `None` for anything else. A dot at the end of the host is left out: it marks the
     /// name as complete (RFC 1034 §3.1).
     pub fn parse(text: &'r str) -> Option<Self> {
-        let (host, digits) = match text.rsplit_once(':') {
-            Some((host, digits)) if !digits.contains(']') => (host, digits),
+        let (host, digits) = match text.bytes().rposition(|byte| byte == b':') {
+            Some(colon) if !text[colon..].contains(']') => (&text[..colon], &text[colon + 1..]),
             _ => (text, ""),
         };
         let host = host.strip_suffix('.').unwrap_or(host);

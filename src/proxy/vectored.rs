@@ -1,10 +1,11 @@
 //! A vectored write that copies small pieces together.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, ReadBuf};
 
 /// Up to this many bytes, copying pieces together is faster than a vectored write.
 const MAX_COPIED_BYTES: usize = 4 * 1024;
@@ -18,15 +19,16 @@ pub(super) fn poll_write_all<S: AsyncWrite>(
     if let [only] = pieces {
         return stream.poll_write(cx, only);
     }
-    let length = pieces.iter().map(|piece| piece.len()).sum();
+    let length: usize = pieces.iter().map(|piece| piece.len()).sum();
     if length > MAX_COPIED_BYTES {
         return stream.poll_write_vectored(cx, pieces);
     }
-    let mut all = Vec::with_capacity(length);
+    let mut space = [MaybeUninit::uninit(); MAX_COPIED_BYTES];
+    let mut all = ReadBuf::uninit(&mut space);
     for piece in pieces {
-        all.extend_from_slice(piece);
+        all.put_slice(piece);
     }
-    stream.poll_write(cx, &all)
+    stream.poll_write(cx, all.filled())
 }
 
 #[cfg(test)]

@@ -316,7 +316,8 @@ impl ClientConnection {
 
     /// Whether the connection can be closed without losing a request, as far as the proxy can know.
     pub fn is_quiet(&self) -> bool {
-        self.protocol.get().is_quiet(self.lasted())
+        let protocol = self.protocol.get();
+        protocol.is_idle() && protocol.is_quiet(self.lasted())
     }
 
     /// Ends the connection if a deadline has passed.

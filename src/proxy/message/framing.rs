@@ -29,8 +29,16 @@ pub fn settle<B>(response: &mut Response<B>, method: &Method) -> Result<Reuse, &
         return Ok(Reuse::Allowed);
     }
     let headers = response.headers_mut();
-    let is_coded = headers.contains_key(TRANSFER_ENCODING);
-    if !is_coded && !headers.contains_key(CONTENT_LENGTH) {
+    // One pass over the fields costs less than a lookup for each.
+    let (mut is_coded, mut lengths, mut length) = (false, 0, None);
+    for (name, value) in &*headers {
+        is_coded |= name == TRANSFER_ENCODING;
+        if name == CONTENT_LENGTH {
+            lengths += 1;
+            length = number(value.as_bytes());
+        }
+    }
+    if !is_coded && lengths == 0 {
         return Ok(Reuse::Allowed);
     }
     if status == StatusCode::NO_CONTENT {
@@ -47,7 +55,10 @@ pub fn settle<B>(response: &mut Response<B>, method: &Method) -> Result<Reuse, &
         let is_doubtful = is_both || status == StatusCode::NOT_MODIFIED;
         return Ok(if is_doubtful { Reuse::Refused } else { Reuse::Allowed });
     }
-    let length = unify_lengths(headers)?;
+    let length = match length {
+        Some(length) if lengths == 1 => length,
+        _ => unify_lengths(headers)?,
+    };
     // The length is that of a 200 (RFC 9110 §15.4.5), but some servers send the body too.
     let is_doubtful = status == StatusCode::NOT_MODIFIED && length > 0;
     Ok(if is_doubtful { Reuse::Refused } else { Reuse::Allowed })
@@ -71,11 +82,6 @@ fn check_coding(headers: &HeaderMap) -> Result<(), &'static str> {
 /// Makes equal lengths one field with one number (RFC 9110 §8.6), and returns the number.
 fn unify_lengths(headers: &mut HeaderMap) -> Result<u64, &'static str> {
     const UNEQUAL: &str = "its Content-Length is not one number";
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let first = lengths.next().and_then(|value| number(value.as_bytes()));
-    if let (Some(length), None) = (first, lengths.next()) {
-        return Ok(length);
-    }
     let length = {
         let all = headers.get_all(CONTENT_LENGTH).iter().flat_map(members);
         let mut numbers = all.map(|member| number(member.unwrap_or_default().as_bytes()));
@@ -88,10 +94,11 @@ fn unify_lengths(headers: &mut HeaderMap) -> Result<u64, &'static str> {
 
 /// A number in decimal digits, without a sign.
 fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let append = |number: u64, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    };
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, append) }
 }
 
 #[cfg(test)]

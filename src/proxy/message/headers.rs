@@ -32,14 +32,18 @@ pub struct OwnFields<'a> {
 ///
 /// Removes `Expect` too: hyper answers it when the proxy reads the body.
 pub fn for_upstream(headers: &mut HeaderMap, own: OwnFields<'_>, rules: &FieldRules, has_odd_name: bool) {
+    let mut has_cookies = false;
     strip(headers, |name| {
+        has_cookies |= name == COOKIE;
         let ends_here = name == AUTHORIZATION
             || name == rules.token_field
             || name == EXPECT
             || (name == VIA && !rules.sends_via);
         ends_here || (is_for_proxies(name) && !rules.passes(name))
     });
-    join_cookies(headers);
+    if has_cookies {
+        join_cookies(headers);
+    }
     headers.insert(X_REQUEST_ID, own.request_id);
     rules.apply(headers, has_odd_name);
     own.mark.add(headers);
@@ -84,7 +88,7 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
 }
 
 /// Removes the hop-by-hop fields, the fields that `Connection` names, and others that are unwanted.
-fn strip(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+fn strip(headers: &mut HeaderMap, mut is_unwanted: impl FnMut(&HeaderName) -> bool) {
     let is_unwanted = |name: &&HeaderName| is_hop_by_hop(name) || is_unwanted(name);
     let unwanted: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
     if unwanted.contains(&CONNECTION) {

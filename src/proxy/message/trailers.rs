@@ -15,16 +15,10 @@ pub fn are_accepted(headers: &HeaderMap) -> bool {
     headers::has_member(headers, &TE, "trailers")
 }
 
-/// Tells the upstream that trailers are accepted.
+/// Tells the upstream that trailers are accepted. `Connection` names `TE`, as HTTP/1.1 requires of a hop-by-hop field.
 pub fn ask(headers: &mut HeaderMap) {
     headers.insert(TE, HeaderValue::from_static("trailers"));
-}
-
-/// Names `TE` in `Connection`, as HTTP/1.1 requires of a hop-by-hop field.
-pub fn ask_over_http1(headers: &mut HeaderMap) {
-    if headers.contains_key(TE) {
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
-    }
+    headers.insert(CONNECTION, HeaderValue::from_static("te"));
 }
 
 /// The announced names (`Trailer`) of fields that are allowed as trailers.

@@ -5,12 +5,12 @@
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE,
     TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{Method, Version};
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 
 use super::lenient_path::{LenientPath, is_overlong};
 use super::percent;
@@ -59,6 +59,8 @@ pub struct Present {
     framing: bool,
     hops: bool,
     origin: bool,
+    /// `TE`, by which a caller accepts trailers.
+    te: bool,
     method_override: bool,
     trace: bool,
     /// A name with a character other than letters, digits and hyphens.
@@ -69,9 +71,15 @@ impl Present {
     fn among(headers: &HeaderMap) -> Self {
         let mut present = Self::default();
         for name in headers.keys() {
-            present.framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING || name == EXPECT;
-            present.hops |= name == CONNECTION || name == CDN_LOOP;
-            present.origin |= name == ORIGIN || name == SEC_FETCH_SITE;
+            match *name {
+                CONTENT_LENGTH | TRANSFER_ENCODING | EXPECT => present.framing = true,
+                CONNECTION => present.hops = true,
+                ORIGIN => present.origin = true,
+                TE => present.te = true,
+                _ => {}
+            }
+            present.hops |= name == CDN_LOOP;
+            present.origin |= name == SEC_FETCH_SITE;
             present.trace |= name == TRACEPARENT || name == TRACESTATE;
             present.method_override |= is_method_override(name);
             present.odd_name |= !is_plain(name.as_str());
@@ -82,6 +90,11 @@ impl Present {
     /// Whether there is a field of a trace.
     pub const fn has_trace(self) -> bool {
         self.trace
+    }
+
+    /// Whether the request has a `TE`.
+    pub const fn has_te(self) -> bool {
+        self.te
     }
 
     /// Whether some name may be another spelling of a field that a route changes.
@@ -242,11 +255,14 @@ fn check_segment(segment: &str) -> Result<bool, &'static str> {
 
 /// Refuses a second token, in the query (RFC 6750 §2.3).
 fn check_query(query: Option<&str>) -> Result<(), &'static str> {
-    let is_token = |pair: &str| {
-        let name = pair.split('=').next().unwrap_or_default();
-        percent_decode_str(name).map(|byte| byte.to_ascii_lowercase()).eq(*b"access_token")
+    const TOKEN: &[u8; 12] = b"access_token";
+    let is_token = |pair: &[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        // An escape is longer than what it stands for.
+        name.len() >= TOKEN.len() && percent_decode(name).map(|byte| byte.to_ascii_lowercase()).eq(*TOKEN)
     };
-    if query.is_some_and(|query| query.split(['&', ';']).any(is_token)) {
+    let separates = |byte: &u8| matches!(byte, b'&' | b';');
+    if query.is_some_and(|query| query.as_bytes().split(separates).any(is_token)) {
         return Err("the query contains an access_token, and bearerd adds its own token");
     }
     Ok(())

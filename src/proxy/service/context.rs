@@ -23,6 +23,8 @@ pub(super) struct RequestContext<'a> {
     pub exchange: &'a mut Exchange,
     pub token_choice: TokenChoice,
     pub retries: RetryBudget,
+    /// Whether the request asks for another protocol.
+    pub may_switch: bool,
     /// Whether the request is sent once more if a reused connection closes without an answer.
     pub may_resend: bool,
 }

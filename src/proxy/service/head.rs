@@ -54,7 +54,7 @@ impl Service {
         } = received;
         let may_switch = route.allows_websocket && !has_body;
         let handshake = if may_switch { Handshake::of(head) } else { None };
-        let wants_trailers = handshake.is_none() && trailers::are_accepted(&head.headers);
+        let wants_trailers = fields.has_te() && handshake.is_none() && trailers::are_accepted(&head.headers);
         let proxy_origin = route.rewrite_links.json.then(|| json::proxy_origin(head, is_tls)).flatten();
         let negotiated =
             Negotiated { version: head.version, wants_trailers, is_tls, proxy_origin, handshake };

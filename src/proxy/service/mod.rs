@@ -21,7 +21,6 @@ mod send;
 pub mod settings;
 pub mod websocket;
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,7 +40,7 @@ use self::retry::RetryBudget;
 use self::settings::ServiceSettings;
 use super::auth::verdict::Verdict;
 use super::body::replay::{AttemptBody, ReplayBody};
-use super::downstream::serve::Downstream;
+use super::downstream::serve::{Answer, Downstream};
 use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
 use super::message::forwarded;
@@ -86,7 +85,7 @@ impl Service {
         self: Rc<Self>,
         request: Request<ClientBody>,
         downstream: Downstream,
-    ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    ) -> Answer<ResponseBody> {
         let Downstream { connection, progress, upgrade } = downstream;
         let ServiceSettings { networks, body_limits, sampling, limits, .. } = &*self.shared;
         let settings = ExchangeSettings { sampling: *sampling, token_wait: limits.token_wait };
@@ -98,7 +97,7 @@ impl Service {
         let head = Box::new(head);
         let request_body = ReplayBody::new(body, body_limits).on_connection(&connection.unread_bodies);
         // The future is moved as a whole: it captures only what lasts as long as the request.
-        async move {
+        Box::pin(async move {
             let reply = {
                 let proxying = pin!(self.proxy(head, &request_body, &mut exchange, &upgrade));
                 unless_cut(&connection, &progress, proxying).await
@@ -112,7 +111,7 @@ impl Service {
                 Err(error) => response::refuse(&error, request_body, exchange),
             };
             Ok(response)
-        }
+        })
     }
 
     /// The path of one request, stage by stage.
@@ -164,6 +163,7 @@ impl Service {
             exchange,
             token_choice,
             retries,
+            may_switch: negotiated.handshake.is_some(),
             may_resend,
         };
         let mut answered = match &route.token {

@@ -92,7 +92,7 @@ pub fn relay(
     let response = completed(response, has_length, &request_body, &exchange);
     // Over HTTP/1.1 trailers follow only where they are announced, to callers that accept them.
     let headers = response.headers();
-    let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
+    let is_announced = !has_length && headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
     let passes_trailers = is_announced || exchange.version == Version::HTTP_2;
     response.map(|body| {
         let lease = Some(lease);
@@ -158,11 +158,10 @@ pub fn discard(answered: Answered<AttemptBody<ClientBody>>) {
         if body.is_end_stream() {
             return lease.give_back();
         }
-        match Pin::new(&mut body).poll_frame(&mut cx) {
+        match lease.poll_frame(&mut body, &mut cx) {
             Poll::Ready(Some(Ok(_))) => {}
             Poll::Ready(None) => return lease.give_back(),
-            Poll::Ready(Some(Err(_))) => return,
-            Poll::Pending => lease.poll(&mut cx),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => return,
         }
     }
 }
@@ -212,11 +211,10 @@ impl Relay {
         if let Some(error) = self.pending_error.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let mut frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let (Poll::Pending, Some(lease)) = (&frame, &mut self.lease) {
-            lease.poll(cx);
-            frame = Pin::new(&mut self.body).poll_frame(cx);
-        }
+        let frame = match &mut self.lease {
+            Some(lease) => lease.poll_frame(&mut self.body, cx),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        };
         match frame {
             Poll::Ready(None) => self.end(),
             Poll::Ready(Some(Ok(last))) if last.is_trailers() => {

@@ -117,8 +117,9 @@ impl Service {
             let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
             let exchange = &*context.exchange;
             let mut relay_interim = |interim| self.relay_interim(interim, route, destination, exchange);
-            let forwarded = forward(lease, request, context.request_body, route.timeout, &mut relay_interim);
-            let forwarded = forwarded.await;
+            let (timeout, may_switch) = (route.timeout, context.may_switch);
+            let forwarded =
+                forward(lease, request, context.request_body, timeout, may_switch, &mut relay_interim).await;
             context.exchange.awaited_upstream();
             match forwarded {
                 Ok(answered) => {

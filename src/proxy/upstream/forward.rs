@@ -9,7 +9,6 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use h2::Reason;
-use http::header::UPGRADE;
 use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
@@ -49,15 +48,16 @@ pub struct Answered<B: RequestBody> {
     pub lease: Lease<B>,
 }
 
-/// Sends a request on a connection; gives interim responses to the sink. `timeout` bounds the wait for the response head. A failure closes the connection.
+/// Sends a request on a connection; gives interim responses to the sink. `timeout` bounds the wait for the response head;
+/// `may_switch` is whether the request asks for another protocol. A failure closes the connection.
 pub async fn forward(
     mut lease: Lease<AttemptBody<ClientBody>>,
     request: Outgoing<AttemptBody<ClientBody>>,
     request_body: &ReplayBody<ClientBody>,
     timeout: Duration,
+    may_switch: bool,
     relay_interim: InterimSink<'_>,
 ) -> Result<Answered<AttemptBody<ClientBody>>, Failure> {
-    let may_switch = request.head.headers.contains_key(UPGRADE);
     let method = request.head.method.clone();
     let outcome = with_timeout(pin!(lease.send(request, relay_interim)), request_body, timeout).await;
     let outcome = outcome.inspect_err(|_| lease.timed_out())?;

@@ -128,6 +128,6 @@ impl Serve for Snapshot {
     }
 
     fn answer(&self, request: Request<ClientBody>, downstream: Downstream) -> Answer<ResponseBody> {
-        Box::pin(self.service().answer(request, downstream))
+        self.service().answer(request, downstream)
     }
 }

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -58,17 +58,15 @@ impl<S: Unpin> DeferredWriteErrors<S> {
     }
 }
 
-/// Waits for `response`, and polls the connection that carries the response while it is pending.
+/// Waits for `response` to a request that was given to a connection, and polls that connection.
 pub fn drive<T>(
     mut response: Pin<&mut impl Future<Output = T>>,
     mut poll_connection: impl FnMut(&mut Context<'_>),
 ) -> impl Future<Output = T> {
     poll_fn(move |cx| {
-        if let Poll::Ready(response) = response.as_mut().poll(cx) {
-            return Poll::Ready(response);
-        }
         poll_connection(cx);
-        response.as_mut().poll(cx)
+        // The connection, which this task polls, brings the response: it need not wake the task.
+        response.as_mut().poll(&mut Context::from_waker(Waker::noop()))
     })
 }
 

@@ -9,18 +9,20 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use super::activity::Activity;
 use super::connection::{ConnectionGuard, Lifetime, MAX_BUFFER, Upgraded};
 use super::outcome::{ExchangeError, SendError};
 use super::request::{InterimSink, Outgoing, RequestBody};
 use super::response_start::{ResponseStart, ResponseStream};
 use crate::config::HeaderCase;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::message::trailers;
 use crate::proxy::upstream::connect::socket::{Stream, drive};
 
 /// The wait for hyper to release the stream of a connection that has switched protocols.
@@ -41,6 +43,7 @@ pub(super) struct Connection<B: RequestBody> {
 
 struct Inner<B: RequestBody> {
     http: http1::Connection<TokioIo<ResponseStream<Box<dyn Stream>>>, B>,
+    activity: Activity,
     start: Rc<ResponseStart>,
     lifetime: Lifetime,
     is_closed: bool,
@@ -68,23 +71,31 @@ impl<B: RequestBody> Connection<B> {
             .handshake::<_, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let inner =
-            Inner { http, start, lifetime, is_closed: false, has_answered: false, header_case, guard };
+        let activity = Activity::new();
+        let inner = Inner {
+            http,
+            activity,
+            start,
+            lifetime,
+            is_closed: false,
+            has_answered: false,
+            header_case,
+            guard,
+        };
         Ok(Self { sender, inner: Box::new(inner) })
     }
 
     /// Sends a request until the response head arrives.
     pub(super) async fn send(
         &mut self,
-        mut request: Outgoing<B>,
+        request: Outgoing<B>,
         relay_interim: InterimSink<'_>,
     ) -> Result<Response<Incoming>, SendError<B>> {
-        trailers::ask_over_http1(&mut request.head.headers);
         let inner = &mut self.inner;
         inner.start.await_next();
         let response = pin!(self.sender.try_send_request(Request::from_parts(*request.head, request.body)));
         let outcome = drive(response, |cx| {
-            let _ = inner.poll(cx);
+            let _ = inner.poll_for(cx);
             inner.start.take_interim().into_iter().for_each(&mut *relay_interim);
         });
         let outcome = outcome.await;
@@ -107,7 +118,7 @@ impl<B: RequestBody> Connection<B> {
 
     /// The byte stream after the upstream has switched to another protocol; `None` if HTTP goes on.
     pub(super) async fn into_upgraded(mut self) -> Option<Upgraded> {
-        tokio::time::timeout(UPGRADE_TIMEOUT, poll_fn(|cx| self.inner.poll(cx))).await.ok()?;
+        tokio::time::timeout(UPGRADE_TIMEOUT, poll_fn(|cx| self.inner.poll_for(cx))).await.ok()?;
         let Inner { http, guard, .. } = *self.inner;
         let http1::Parts { io, read_buf, .. } = http.into_parts();
         Some(Upgraded { stream: io.into_inner().stream, read_ahead: read_buf, guard })
@@ -120,18 +131,39 @@ impl<B: RequestBody> Connection<B> {
 
     /// Sends and receives what can be sent and received now.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        let _ = self.inner.poll(cx);
+        let _ = self.inner.poll_for(cx);
+    }
+
+    /// The next frame of the response's body.
+    pub(super) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        // The frame comes from the connection, in the poll of this task.
+        let mut quiet = Context::from_waker(Waker::noop());
+        let mut next =
+            |inner: &Inner<B>| inner.activity.ignore(|| Pin::new(&mut *body).poll_frame(&mut quiet));
+        let frame = next(&self.inner);
+        if frame.is_ready() {
+            return frame;
+        }
+        self.poll(cx);
+        next(&self.inner)
     }
 
     /// Whether the connection can take a request: open, and with no message in progress.
     ///
     /// Also removes the waker of the task that used the connection last.
     pub(super) fn is_reusable(&mut self) -> bool {
-        // Unconstrained: a task that has used up its cooperative budget would find every connection pending.
-        let poll = pin!(tokio::task::unconstrained(poll_fn(|cx| self.inner.poll(cx))));
-        poll.poll(&mut Context::from_waker(Waker::noop())).is_pending()
-            && self.sender.is_ready()
-            && !self.inner.start.has_http10_chunks.get()
+        let inner = &mut self.inner;
+        inner.activity.forget_task();
+        if !(inner.activity.is_quiet() && self.sender.is_ready()) {
+            // Unconstrained: a task that has used up its cooperative budget would find every connection pending.
+            let poll = pin!(tokio::task::unconstrained(poll_fn(|_| inner.poll())));
+            let _ = poll.poll(&mut Context::from_waker(Waker::noop()));
+        }
+        !inner.is_closed && self.sender.is_ready() && !inner.start.has_http10_chunks.get()
     }
 
     /// The case of field names that the connection was made for.
@@ -158,10 +190,17 @@ fn announced_idle_timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 impl<B: RequestBody> Inner<B> {
+    /// Sends and receives for a task.
+    fn poll_for(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.activity.set_task(cx.waker());
+        self.poll()
+    }
+
     /// Sends and receives; ready when the connection has ended. The response or its body reports errors.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.is_closed = self.is_closed || Pin::new(&mut self.http).poll(cx).is_ready();
-        if self.is_closed { Poll::Ready(()) } else { Poll::Pending }
+    fn poll(&mut self) -> Poll<()> {
+        let Self { http, activity, is_closed, .. } = self;
+        *is_closed = *is_closed || activity.poll(|cx| Pin::new(http).poll(cx)).is_ready();
+        if *is_closed { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -1,9 +1,12 @@
 //! A connection, or a stream on one, while it carries a request.
 
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::Response;
+use http_body::{Body, Frame};
 
 use super::body::UpstreamBody;
 use super::connection::Upgraded;
@@ -79,11 +82,23 @@ impl<B: RequestBody> Lease<B> {
         }
     }
 
-    /// Sends more of the request body and, over HTTP/1.1, receives more of the response.
-    pub fn poll(&mut self, cx: &mut Context<'_>) {
-        match &mut self.leased {
-            Leased::Http1(connection) => connection.poll(cx),
-            Leased::Http2(stream) => stream.poll(cx),
+    /// The next frame of the response's body. While there is none, sends more of the request body.
+    pub fn poll_frame(
+        &mut self,
+        body: &mut UpstreamBody,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        match (&mut self.leased, body) {
+            (Leased::Http1(connection), UpstreamBody::Http1(body)) => {
+                connection.poll_frame(body, cx).map_err(ExchangeError::Http1)
+            }
+            (leased, body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                if let (Poll::Pending, Leased::Http2(stream)) = (&frame, leased) {
+                    stream.poll(cx);
+                }
+                frame
+            }
         }
     }
 

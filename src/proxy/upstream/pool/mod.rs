@@ -5,6 +5,7 @@
 //! made by tasks: one for each waiting request over HTTP/1.1, one at a time while HTTP/2 is possible. Whatever comes free
 //! first serves the first request: a new connection, a connection that is given back, or the end of a stream.
 
+mod activity;
 pub mod body;
 pub mod connection;
 mod http1;
