@@ -12,6 +12,8 @@ use crate::config::Config;
 const PER_THREAD: usize = 4;
 /// Descriptors of a credential: a state file, its lock, and two connections to its token endpoint, as one may hang.
 const PER_CREDENTIAL: usize = 4;
+/// Descriptors of an address of health checks: as many connections as its clients usually have.
+const HEALTH_CHECKS: usize = 16;
 /// Descriptors of the standard streams, the admin address with its clients, DNS lookups and files being read.
 const BASE: usize = 32;
 /// The smallest share of each side, however few descriptors there are.
@@ -35,7 +37,8 @@ pub fn share_out(config: &Config, refusals: usize) -> Shares {
     let threads = config.server.workers + 2;
     let credentials = config.credentials.len();
     let listeners = config.server.listen.len();
-    let reserve = BASE + listeners + threads * PER_THREAD + credentials * PER_CREDENTIAL + refusals;
+    let health = if config.health.listen.is_some() { HEALTH_CHECKS } else { 0 };
+    let reserve = BASE + health + listeners + threads * PER_THREAD + credentials * PER_CREDENTIAL + refusals;
     let limit = raise_limit();
     let wanted = config.server.limits.connections;
     let Shares { callers, upstreams } = shares(limit, reserve, wanted);

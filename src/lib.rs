@@ -11,6 +11,7 @@
 //! - [`clock`] measures the age of tokens.
 //! - [`backoff`] computes the waits between attempts.
 //! - [`network`] decides which addresses count as one client.
+//! - [`unix_socket`] binds unix sockets that only the daemon's own user can open.
 //! - [`blocking`] runs work that may block for ever, and waits for it within a bound.
 //! - [`shared_request`] merges requests that many make at once.
 //! - [`telemetry`] writes the log and the audit trail.
@@ -44,6 +45,7 @@ pub mod peer_text;
 pub mod shared_request;
 pub mod telemetry;
 pub mod tls;
+pub mod unix_socket;
 
 pub mod admin;
 

@@ -4,7 +4,6 @@
 //! out. The audit trail records each operation and each refusal, without the content of requests.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,10 +17,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::access::Access;
+use super::access::{Access, Need};
 use super::hand_over;
 use super::problem::{audited, json, method_not_allowed};
-use super::server::Peer;
+use super::server::{Client, Peer};
 use crate::http::{Problem, whole_seconds};
 use crate::lifecycle::Stage;
 use crate::shared_request::NoOutcome;
@@ -64,6 +63,14 @@ impl Action {
             Self::Show => "show",
             Self::Grant => "grant",
             Self::Refresh => "refresh",
+        }
+    }
+
+    const fn need(self) -> Need {
+        match self {
+            Self::List | Self::Show => Need::Read,
+            Self::Refresh => Need::Change,
+            Self::Grant => Need::Grant,
         }
     }
 
@@ -134,11 +141,10 @@ impl Credentials {
         self.0.load().all.clone()
     }
 
-    /// Replaces the credentials, and the access if another is given.
-    pub fn change(&self, access: Option<Access>, all: Vec<(TokenSource, Operator)>) {
-        let access = access.map_or_else(|| self.access(), Arc::new);
+    /// Replaces the credentials and the access.
+    pub fn change(&self, access: Access, all: Vec<(TokenSource, Operator)>) {
         let (stage, events) = (self.0.load().stage.clone(), self.events());
-        self.0.store(Arc::new(Operated { access, events, all, stage }));
+        self.0.store(Arc::new(Operated { access: Arc::new(access), events, all, stage }));
     }
 
     /// Decides which requests are authorized.
@@ -150,19 +156,19 @@ impl Credentials {
 /// Answers `/credentials` and the paths below.
 pub(super) async fn answer(
     State(Credentials(operated)): State<Credentials>,
-    Extension(peer): Peer,
+    Extension(client): Peer,
     request: Request<Body>,
 ) -> Response {
     let operated = operated.load_full();
     let (head, body) = request.into_parts();
     let (name, action) = target(head.uri.path());
     let credential = operated.all.iter().find(|(source, _)| source.name() == name);
-    let outcome = operated.carry_out(&head, body, peer.ip(), credential, action).await;
+    let outcome = operated.carry_out(&head, body, client, credential, action).await;
     // The log does not repeat unknown names.
     let operation = Operation {
         action: action.map_or("none", Action::name),
         credential: credential.map_or("", |(source, _)| source.name()),
-        peer: peer.ip(),
+        peer: client.ip(),
     };
     match outcome {
         Ok(response) if matches!(action, Some(Action::List | Action::Show)) => response,
@@ -190,11 +196,11 @@ impl Operated {
         &self,
         head: &Parts,
         body: Body,
-        peer: IpAddr,
+        client: Client,
         credential: Option<&(TokenSource, Operator)>,
         action: Option<Action>,
     ) -> Result<Response, Problem> {
-        self.access.check(head, peer).await?;
+        self.access.check(head, client, action.map_or(Need::Change, Action::need)).await?;
         if action == Some(Action::List) {
             return match head.method {
                 Method::GET | Method::HEAD => Ok(list(&self.all)),

@@ -1,19 +1,22 @@
-//! The admin address: health checks, readiness, and the operator's API.
+//! The admin address (health checks, readiness, and the operator's API), and the address of health checks alone.
 //!
 //! The admin address has its own listener on the daemon's main thread; the proxy gives no access to it.
 
 mod access;
 mod api;
 mod credentials;
+mod exposition;
 mod hand_over;
 mod problem;
 mod readiness;
 mod reload;
 pub mod server;
 mod token;
+pub mod token_file;
 
 pub use access::Access;
-pub use api::serve;
+pub use api::{HealthAddress, OperatorAddress};
 pub use credentials::Credentials;
+pub use exposition::Exposition;
 pub use readiness::Readiness;
 pub use reload::Reloading;

@@ -2,8 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::WWW_AUTHENTICATE;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
 
 use crate::http::Problem;
@@ -12,11 +11,7 @@ use crate::telemetry::trail::Operation;
 
 impl From<Problem> for Response {
     fn from(problem: Problem) -> Self {
-        let mut response = problem.response();
-        if problem.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response.map(Body::from)
+        problem.response().map(Body::from)
     }
 }
 

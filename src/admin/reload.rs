@@ -1,6 +1,5 @@
 //! `POST /reload`: reloads the configuration, and reports the changes or the problems.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,10 +7,11 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use http::{Method, Request, StatusCode};
 
+use super::access::Need;
 use super::credentials::{Credentials, stopping};
 use super::hand_over;
 use super::problem::{audited, json, method_not_allowed};
-use super::server::Peer;
+use super::server::{Client, Peer};
 use crate::http::Problem;
 use crate::reload::{NotReloaded, Reloads};
 use crate::shared_request::NoOutcome;
@@ -34,9 +34,9 @@ impl Reloading {
         Self { credentials, reloads }
     }
 
-    async fn carry_out(&self, request: Request<Body>, peer: SocketAddr) -> Result<Response, Problem> {
+    async fn carry_out(&self, request: Request<Body>, client: Client) -> Result<Response, Problem> {
         let (head, body) = request.into_parts();
-        self.credentials.access().check(&head, peer.ip()).await?;
+        self.credentials.access().check(&head, client, Need::Change).await?;
         if head.method != Method::POST {
             return Err(method_not_allowed("POST"));
         }
@@ -65,12 +65,12 @@ impl Reloading {
 /// Answers `/reload`.
 pub(super) async fn answer(
     State(reloading): State<Reloading>,
-    Extension(peer): Peer,
+    Extension(client): Peer,
     request: Request<Body>,
 ) -> Response {
-    let operation = Operation { action: "reload", credential: "", peer: peer.ip() };
+    let operation = Operation { action: "reload", credential: "", peer: client.ip() };
     let events = reloading.credentials.events();
-    audited(&operation, &events, reloading.carry_out(request, peer).await)
+    audited(&operation, &events, reloading.carry_out(request, client).await)
 }
 
 /// The response to a reload that changed nothing.

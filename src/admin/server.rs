@@ -1,11 +1,14 @@
-//! The HTTP/1.1 server of the admin address, and of the redirect URI of `bearerd login`.
+//! The HTTP/1.1 server of the admin address, of health checks, and of the redirect URI of `bearerd login`: over TCP, with
+//! or without TLS, or over a unix socket.
 //!
 //! The server expects few clients: it closes a connection whose request head does not arrive in time, and keeps no more
 //! connections than a limit at once. At the limit a new connection takes the place of the one that has been idle for
 //! longest, so that idle connections keep nobody out.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,12 +20,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
-use tracing::debug;
+use tracing::{debug, info};
+
+use crate::causes::in_one_line;
+use crate::telemetry::throttle::Throttle;
+use crate::tls::reload::CurrentTls;
 
 /// How long the server waits after the system could not accept a connection, mostly for lack of a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -32,8 +41,65 @@ const MIN_IDLE_TIME: Duration = Duration::from_millis(100);
 /// The size of the read buffer, and so of the largest request head.
 const MAX_BUFFER: usize = 16 * 1024;
 
-/// The address of a request's client.
-pub type Peer = Extension<SocketAddr>;
+/// The client of a request.
+pub type Peer = Extension<Client>;
+
+/// A client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// One with an address.
+    Network(SocketAddr),
+    /// One of a unix socket.
+    Unix,
+}
+
+impl Client {
+    /// The address; `None` over a unix socket.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Network(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+}
+
+/// The address without the port, or `unix`.
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => address.ip().fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// A socket to accept connections from.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address of the network, with TLS if there is a configuration of TLS.
+    Tcp(TcpListener, Option<CurrentTls>),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+/// An accepted connection.
+enum Accepted {
+    Tcp(TcpStream, SocketAddr, Option<TlsAcceptor>),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(listener, tls) => {
+                let (stream, address) = listener.accept().await?;
+                let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
+                Accepted::Tcp(stream, address, acceptor)
+            }
+            Self::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
+        })
+    }
+}
 
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +121,13 @@ impl Bounds {
         head_timeout: Duration::from_secs(10),
         age: Duration::from_mins(3),
         last_answer: Duration::from_secs(90),
+    };
+    /// More than health checks and metrics servers need, whose requests are answered at once.
+    pub const FOR_HEALTH: Self = Self {
+        connections: 128,
+        head_timeout: Duration::from_secs(10),
+        age: Duration::from_mins(3),
+        last_answer: Duration::from_secs(10),
     };
     /// More than a browser opens for one page.
     pub const FOR_BROWSER: Self = Self {
@@ -161,10 +234,11 @@ impl Connections {
 /// # Cancel safety
 ///
 /// Dropping the future closes the listener and the connections.
-pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until: impl Future<Output = ()>) {
+pub async fn serve(listener: Listener, router: Router, bounds: Bounds, until: impl Future<Output = ()>) {
     let mut connections = Connections::default();
     let became_idle = Arc::clone(&connections.became_idle);
     let (open, closing) = watch::channel(());
+    let failures = Arc::new(Mutex::new(Throttle::default()));
     let mut until = pin!(until);
     loop {
         let room_at = connections.room_at(bounds.connections);
@@ -175,10 +249,12 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until:
             () = became_idle.notified(), if room_at.is_none() => {}
             () = sleep_until(room_at.unwrap_or_else(Instant::now)), if room_at.is_some() && !has_room => {}
             accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, peer)) => {
+                Ok(accepted) => {
                     let (router, closing) = (router.clone(), closing.clone());
+                    let failures = Arc::clone(&failures);
                     connections.add(bounds.connections, |activity| {
-                        answer(stream, peer, router, bounds, closing, activity)
+                        let connection = Connection { router, bounds, closing, activity };
+                        connection.answer_accepted(accepted, failures)
                     });
                 }
                 Err(error) => {
@@ -192,40 +268,68 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until:
     while connections.one_ended().await {}
 }
 
-/// Serves a connection until it ends, reaches its age limit, or the server closes.
-async fn answer(
-    stream: TcpStream,
-    peer: SocketAddr,
+/// What a connection needs besides its socket.
+struct Connection {
     router: Router,
     bounds: Bounds,
-    mut closing: watch::Receiver<()>,
+    closing: watch::Receiver<()>,
     activity: Arc<Activity>,
-) {
-    let answer = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        let busy = Arc::clone(&activity).begin();
-        let answer = router.clone().call(request);
-        async move {
-            let _busy = busy;
-            answer.await
+}
+
+impl Connection {
+    /// Serves a connection of TCP, of TLS after its handshake, or of a unix socket.
+    async fn answer_accepted(mut self, accepted: Accepted, failures: Arc<Mutex<Throttle>>) {
+        let (stream, address, acceptor) = match accepted {
+            Accepted::Unix(stream) => return self.answer(stream, Client::Unix).await,
+            Accepted::Tcp(stream, address, None) => {
+                return self.answer(stream, Client::Network(address)).await;
+            }
+            Accepted::Tcp(stream, address, Some(acceptor)) => (stream, address, acceptor),
+        };
+        let handshake = timeout(self.bounds.head_timeout, acceptor.accept(stream));
+        let error = tokio::select! {
+            _ = self.closing.changed() => return,
+            outcome = handshake => match outcome {
+                Ok(Ok(stream)) => return self.answer(stream, Client::Network(address)).await,
+                Ok(Err(error)) => in_one_line(&error),
+                Err(_) => "timed out".to_owned(),
+            },
+        };
+        let count = failures.lock().unwrap_or_else(PoisonError::into_inner).happened();
+        if let Some(count) = count {
+            info!(peer = %address, error, count, "admin TLS handshake failed");
         }
-    });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(bounds.head_timeout)
-            .max_buf_size(MAX_BUFFER)
-            .serve_connection(TokioIo::new(stream), answer)
-    );
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        // Resolves when the sender is dropped.
-        _ = closing.changed() => {}
-        () = tokio::time::sleep(bounds.age) => {}
     }
-    connection.as_mut().graceful_shutdown();
-    // A client that does not read its response must not delay the end.
-    let _ = timeout(bounds.last_answer, connection).await;
+
+    /// Serves a connection until it ends, reaches its age limit, or the server closes.
+    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin, client: Client) {
+        let Self { router, bounds, mut closing, activity } = self;
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(client);
+            let busy = Arc::clone(&activity).begin();
+            let answer = router.clone().call(request);
+            async move {
+                let _busy = busy;
+                answer.await
+            }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(bounds.head_timeout)
+                .max_buf_size(MAX_BUFFER)
+                .serve_connection(TokioIo::new(stream), answer)
+        );
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            // Resolves when the sender is dropped.
+            _ = closing.changed() => {}
+            () = tokio::time::sleep(bounds.age) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        // A client that does not read its response must not delay the end.
+        let _ = timeout(bounds.last_answer, connection).await;
+    }
 }
 
 #[cfg(test)]
@@ -247,8 +351,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let soon = Duration::from_millis(100);
         let bounds = Bounds { connections: 2, head_timeout: soon, age: soon * 3, last_answer: soon };
-        let router = Router::new().route("/", get(async |Extension(peer): Peer| peer.ip().to_string()));
-        (address, serve(listener, router, bounds, until))
+        let router = Router::new().route("/", get(async |Extension(client): Peer| client.to_string()));
+        (address, serve(Listener::Tcp(listener, None), router, bounds, until))
     }
 
     async fn ask(address: SocketAddr) -> String {
@@ -322,7 +426,7 @@ mod tests {
             assert!(answer[..count].ends_with(b"late"), "a request in flight is not cut off");
         };
         tokio::select! {
-            () = serve(listener, router, bounds, pending()) => unreachable!("nothing ends it"),
+            () = serve(Listener::Tcp(listener, None), router, bounds, pending()) => unreachable!("nothing ends it"),
             () = callers => {}
         }
     }
@@ -344,7 +448,7 @@ mod tests {
             assert!(begun.elapsed() >= pause * 2);
         };
         tokio::select! {
-            () = serve(listener, router, bounds, pending()) => unreachable!("nothing ends it"),
+            () = serve(Listener::Tcp(listener, None), router, bounds, pending()) => unreachable!("nothing ends it"),
             () = callers => {}
         }
     }

@@ -32,7 +32,8 @@ const MOST_ADDRESSES: usize = 4096;
 /// The operator's token.
 #[derive(Debug)]
 pub(super) struct Token {
-    secret: Secret,
+    /// The secret of the configuration; `None` for the daemon's own token, which stays as it is.
+    secret: Option<Secret>,
     current: tokio::sync::Mutex<Current>,
 }
 
@@ -48,6 +49,20 @@ impl Token {
     /// The token with the value of the configuration.
     pub(super) fn new(secret: Secret) -> Self {
         let value = secret.initial().clone();
+        Self::with(Some(secret), value)
+    }
+
+    /// The daemon's own token.
+    pub(super) fn own(value: SecretString) -> Self {
+        Self::with(None, value)
+    }
+
+    /// Whether the token is one of the configuration, and not the daemon's own.
+    pub(super) const fn is_configured(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    fn with(secret: Option<Secret>, value: SecretString) -> Self {
         let current =
             Current { value, reading: Blocking::new(TOKEN_READ_TIMEOUT), trouble: OnChange::default() };
         Self { secret, current: tokio::sync::Mutex::new(current) }
@@ -63,10 +78,9 @@ impl Token {
     /// The present value, or the last one if the present one cannot be read.
     async fn read_again(&self) -> SecretString {
         let mut current = self.current.lock().await;
-        if !self.secret.may_change() {
+        let Some(secret) = self.secret.clone().filter(Secret::may_change) else {
             return current.value.clone();
-        }
-        let secret = self.secret.clone();
+        };
         let trouble = match current.reading.run(move || secret.read()).await {
             Ok(Ok(value)) => {
                 current.value = value;

@@ -1,4 +1,4 @@
-//! The server certificate, and the task that keeps it up to date.
+//! The certificate of a server, and the task that keeps it up to date.
 
 use std::sync::Arc;
 
@@ -8,11 +8,38 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::StartError;
 use crate::config::ServerTls;
 use crate::config::model::server_tls::TlsFiles;
+use crate::tls::client::{Alpn, HTTP_1, HTTP_2_OR_1};
 use crate::tls::reload::{CurrentTls, Reload};
 
-/// The server certificate, if callers use TLS.
-#[derive(Debug, Default)]
+/// Whom a certificate is shown to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ShownTo {
+    Callers,
+    Operators,
+}
+
+impl ShownTo {
+    /// The configuration key of the files.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Callers => "server.tls",
+            Self::Operators => "admin.tls",
+        }
+    }
+
+    /// The protocols of the server.
+    const fn alpn(self) -> Alpn {
+        match self {
+            Self::Callers => HTTP_2_OR_1,
+            Self::Operators => HTTP_1,
+        }
+    }
+}
+
+/// The certificate of a server, if it speaks TLS.
+#[derive(Debug)]
 pub(super) struct Certificates {
+    shown_to: ShownTo,
     current: Option<(TlsFiles, CurrentTls)>,
     /// Requests that the files are read now.
     pub(super) asked: Arc<Notify>,
@@ -21,11 +48,15 @@ pub(super) struct Certificates {
 
 impl Certificates {
     /// The certificate, and the work of keeping it up to date, for [`Certificates::keep`].
-    pub(super) fn new(tls: Option<&ServerTls>) -> Result<(Self, Option<Reload>), StartError> {
-        let reload = tls.map(Reload::new).transpose()?;
+    pub(super) fn new(
+        shown_to: ShownTo,
+        tls: Option<&ServerTls>,
+    ) -> Result<(Self, Option<Reload>), StartError> {
+        let reload = tls.map(|tls| Reload::new(shown_to.key(), tls, shown_to.alpn())).transpose();
+        let reload = reload.map_err(|source| StartError::ServerTls { key: shown_to.key(), source })?;
         let current = tls.zip(reload.as_ref());
         let current = current.map(|(tls, reload)| (tls.files.clone(), reload.current()));
-        Ok((Self { current, ..Self::default() }, reload))
+        Ok((Self { shown_to, current, asked: Arc::default(), task: None }, reload))
     }
 
     /// The certificate of another configuration; `None` if the files are the same, as they are read anyway.
@@ -33,8 +64,13 @@ impl Certificates {
         if tls.map(|tls| &tls.files) == self.files() {
             return Ok(None);
         }
-        let (next, reload) = Self::new(tls)?;
-        Ok(Some((Self { asked: Arc::clone(&self.asked), ..next }, reload)))
+        self.anew(tls).map(Some)
+    }
+
+    /// The certificate of another configuration, also if the files are the same.
+    pub(super) fn anew(&self, tls: Option<&ServerTls>) -> Result<(Self, Option<Reload>), StartError> {
+        let (next, reload) = Self::new(self.shown_to, tls)?;
+        Ok((Self { asked: Arc::clone(&self.asked), ..next }, reload))
     }
 
     /// Whether the client authorities differ, so that connections accepted with `other` were not checked against these.

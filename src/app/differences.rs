@@ -1,6 +1,6 @@
 //! How one configuration differs from another, for the log and the response to a reload.
 
-use crate::config::{Config, Destination, Route};
+use crate::config::{Config, Destination, Route, ServerTls};
 use crate::reload::{Difference, Reloaded};
 
 /// Keeps the values that only a start can change as they are in force, and returns the keys whose values differ.
@@ -12,12 +12,10 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
         }
     };
     keep("server.workers", before.server.workers == after.server.workers);
-    keep("admin.listen", before.admin.listen == after.admin.listen);
     keep("log.output", before.log.output == after.log.output);
     keep("log.format", before.log.format == after.log.format);
     keep("log.level", before.log.level == after.log.level);
     after.server.workers = before.server.workers;
-    after.admin.listen = before.admin.listen;
     after.log.output.clone_from(&before.log.output);
     after.log.format = before.log.format;
     after.log.level.clone_from(&before.log.level);
@@ -51,7 +49,7 @@ pub(super) fn keeps_routes_of(credential: &str, before: &Config, after: &Config)
 
 fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
     let (one, other) = (&before.server, &after.server);
-    let files = |config: &Config| config.server.tls.as_ref().map(|tls| tls.files.clone());
+    let files = |tls: &Option<ServerTls>| tls.as_ref().map(|tls| tls.files.clone());
     [
         ("server.allow_from", one.allow_from == other.allow_from),
         ("server.trusted_proxies", one.trusted_proxies == other.trusted_proxies),
@@ -63,8 +61,12 @@ fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.watch", one.watch == other.watch),
         ("server.header_case", one.http1.header_case == other.http1.header_case),
         ("server.half_closed", one.http1.half_closed == other.http1.half_closed),
-        ("server.tls", files(before) == files(after)),
+        ("server.tls", files(&one.tls) == files(&other.tls)),
         ("server.limits", one.limits == other.limits),
+        ("health.listen", before.health.listen == after.health.listen),
+        ("admin.listen", before.admin.listen == after.admin.listen),
+        ("admin.tls", files(&before.admin.tls) == files(&after.admin.tls)),
+        ("admin.metrics_token", before.admin.metrics_token == after.admin.metrics_token),
         ("admin.token", before.admin.token == after.admin.token),
         ("log.access", before.log.access == after.log.access),
     ]
@@ -86,9 +88,9 @@ mod tests {
 
         let keys = keep_until_restart(&before, &mut after);
 
-        assert_eq!(keys, ["server.workers", "admin.listen", "log.output", "log.format", "log.level"]);
-        assert_eq!(differences(&before, &after).settings, ["server.drain"]);
-        assert_eq!((after.server.workers, after.admin.listen), (1, before.admin.listen));
+        assert_eq!(keys, ["server.workers", "log.output", "log.format", "log.level"]);
+        assert_eq!(differences(&before, &after).settings, ["server.drain", "admin.listen"]);
+        assert_eq!(after.server.workers, 1);
         assert_eq!((after.log.format, after.log.level), (before.log.format, before.log.level));
     }
 

@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::admin::token_file::TokenFileError;
 use crate::config::Listen;
 use crate::systemd::sockets::PassedSocketError;
 use crate::tls::server::ServerTlsError;
@@ -25,8 +27,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// An address cannot be bound while bearerd itself uses its port.
-    #[error("cannot listen on {address} (server.listen) while bearerd listens on {own}")]
+    #[error("cannot listen on {address} ({key}) while bearerd listens on {own}")]
     OwnPort {
+        /// The configuration key of the address.
+        key: &'static str,
         /// The address.
         address: Listen,
         /// The open address with the same port.
@@ -59,9 +63,22 @@ pub enum StartError {
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// TLS towards callers cannot be set up.
-    #[error("server TLS cannot be set up")]
-    ServerTls(#[from] ServerTlsError),
+    /// TLS towards callers or operators cannot be set up.
+    #[error("TLS of {key} cannot be set up")]
+    ServerTls {
+        /// The configuration key of the files.
+        key: &'static str,
+        /// The cause.
+        source: ServerTlsError,
+    },
+    /// The file of the daemon's own admin token cannot be used.
+    #[error("the admin token {} cannot be used", path.display())]
+    AdminToken {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: TokenFileError,
+    },
     /// A reload waited for a token request of the configuration in force.
     #[error("the token request of the credential `{0}` did not finish in time")]
     Busy(String),
@@ -77,9 +94,11 @@ impl StartError {
     /// Whether the configuration, or a file or address that it names, must change.
     pub const fn is_of_the_configuration(&self) -> bool {
         match self {
-            Self::PassedSocket(_) | Self::Credential { .. } | Self::Upstream { .. } | Self::ServerTls(_) => {
-                true
-            }
+            Self::PassedSocket(_)
+            | Self::Credential { .. }
+            | Self::Upstream { .. }
+            | Self::ServerTls { .. }
+            | Self::AdminToken { .. } => true,
             Self::State { source, .. } => !matches!(source, OpenError::Held(..)),
             Self::Listen { .. } | Self::OwnPort { .. } | Self::Busy(_) | Self::Disk | Self::System(_) => {
                 false
@@ -100,6 +119,7 @@ impl StartError {
             ),
             Self::State { source, .. } => Some(source.help()),
             Self::PassedSocket(error) => Some(error.help()),
+            Self::AdminToken { source, .. } => Some(source.help()),
             _ => None,
         }
     }

@@ -2,20 +2,22 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use super::StartError;
 use crate::config;
-use crate::config::Listen;
+use crate::config::{Config, Listen};
 use crate::proxy::listener;
-use crate::proxy::listener::{BoundSocket, LISTEN_BACKLOG, ListenSocket, unix_socket};
+use crate::proxy::listener::{BoundSocket, LISTEN_BACKLOG, ListenSocket};
 use crate::systemd::sockets::{PassedListener, PassedSocket, PassedSockets, Wanted};
+use crate::unix_socket;
 
 /// The key of the callers' addresses.
 const CALLERS: &str = "server.listen";
 /// The key of the operators' address.
-const OPERATORS: &str = "admin.listen";
+pub(super) const ADMIN: &str = "admin.listen";
+/// The key of the address of health checks.
+pub(super) const HEALTH: &str = "health.listen";
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct ListenSockets {
@@ -31,45 +33,34 @@ pub(super) struct ListenSockets {
 pub(super) struct Passed {
     /// No sockets are open yet.
     pub(super) callers: ListenSockets,
-    pub(super) operators: Option<TcpListener>,
+    /// The socket of the admin address, and its address.
+    pub(super) operators: Option<(BoundSocket, Listen)>,
 }
 
 impl Passed {
     /// # Errors
     ///
     /// [`StartError::PassedSocket`].
-    pub(super) fn new(sockets: PassedSockets, config: &config::Config) -> Result<Self, StartError> {
+    pub(super) fn new(sockets: PassedSockets, config: &Config) -> Result<Self, StartError> {
         let mut wanted = [
             Wanted::new(CALLERS, config.server.listen.iter().cloned()),
-            Wanted::new(OPERATORS, [Listen::Tcp(config.admin.listen)]),
+            Wanted::new(ADMIN, [config.admin.listen.clone()]),
         ];
         sockets.give_to(&mut wanted)?;
         let [callers, operators] = wanted.map(Wanted::sockets);
         let callers = ListenSockets { held: callers.into(), ..ListenSockets::default() };
         let operators = match operators.into_iter().next() {
             None => None,
-            Some((_, PassedSocket { listener: PassedListener::Tcp(socket), .. })) => {
-                socket.set_nonblocking(true)?;
-                Some(socket)
+            Some((_, PassedSocket { listener: passed @ PassedListener::Tcp(_), address, .. })) => {
+                Some((BoundSocket::of(passed)?, address))
             }
+            // The mode of a unix socket admits operators, and systemd's default admits every user.
             Some((address, PassedSocket { .. })) => {
                 let source = io::Error::new(ErrorKind::InvalidInput, "systemd passes a unix socket for it");
-                return Err(StartError::Listen { key: OPERATORS, address, source });
+                return Err(StartError::Listen { key: ADMIN, address, source });
             }
         };
         Ok(Self { callers, operators })
-    }
-
-    /// The socket of the admin address: the one that was passed, or a new one.
-    ///
-    /// # Errors
-    ///
-    /// [`StartError::Listen`].
-    pub(super) fn operators(
-        passed: Option<TcpListener>,
-        config: &config::Config,
-    ) -> Result<TcpListener, StartError> {
-        passed.map_or_else(|| bind(OPERATORS, config.admin.listen), Ok)
     }
 }
 
@@ -119,7 +110,7 @@ impl ListenSockets {
             let is_held = held.is_some();
             let (socket, address) = match held {
                 Some(held) => held,
-                None => bind_one(configured).map_err(|error| self.explain(error, configured))?,
+                None => bind(CALLERS, configured).map_err(|error| explain(error, &self.addresses()))?,
             };
             let number = after.number();
             new.push(ListenSocket { number, socket, is_held });
@@ -134,21 +125,6 @@ impl ListenSockets {
         let is_wanted = |held: &&(Listen, PassedSocket)| held.0 == *wanted || held.1.address == *wanted;
         let Some((_, held)) = self.held.iter().find(is_wanted) else { return Ok(None) };
         Ok(Some((BoundSocket::of(held.listener.try_clone()?)?, held.address.clone())))
-    }
-
-    /// Explains a port in use by the daemon itself: `0.0.0.0:80` cannot be bound before a reload closes `127.0.0.1:80`.
-    fn explain(&self, error: StartError, wanted: &Listen) -> StartError {
-        let (StartError::Listen { source, .. }, Listen::Tcp(address)) = (&error, wanted) else {
-            return error;
-        };
-        let has_port =
-            |open: &&Open| matches!(open.address, Listen::Tcp(own) if own.port() == address.port());
-        match self.open.iter().find(has_port) {
-            Some(own) if source.kind() == ErrorKind::AddrInUse => {
-                StartError::OwnPort { address: wanted.clone(), own: own.address.clone() }
-            }
-            _ => error,
-        }
     }
 
     /// The addresses that callers connect to.
@@ -166,12 +142,34 @@ impl ListenSockets {
     }
 }
 
-fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    listener::bind(address).map_err(|source| StartError::Listen {
-        key,
-        address: Listen::Tcp(address),
-        source,
-    })
+/// Binds an address of this configuration key, and returns the address with the port that the system chose.
+///
+/// # Errors
+///
+/// [`StartError::Listen`].
+pub(super) fn bind(key: &'static str, address: &Listen) -> Result<(BoundSocket, Listen), StartError> {
+    let bound = match address {
+        Listen::Tcp(wanted) => listener::bind(*wanted).and_then(|socket| {
+            let address = Listen::Tcp(socket.local_addr()?);
+            Ok((BoundSocket::Tcp(socket), address))
+        }),
+        Listen::Unix(path) => unix_socket::bind(path, LISTEN_BACKLOG)
+            .map(|(socket, file)| (BoundSocket::Unix(socket, Some(file)), address.clone())),
+    };
+    bound.map_err(|source| refused(key, address, source))
+}
+
+/// Explains a port in use by the daemon itself, which has `open` addresses: `0.0.0.0:80` cannot be bound before a reload
+/// closes `127.0.0.1:80`.
+pub(super) fn explain(error: StartError, open: &[Listen]) -> StartError {
+    let StartError::Listen { key, address: Listen::Tcp(wanted), source } = &error else { return error };
+    let has_port = |open: &&Listen| matches!(open, Listen::Tcp(own) if own.port() == wanted.port());
+    match open.iter().find(has_port) {
+        Some(own) if source.kind() == ErrorKind::AddrInUse => {
+            StartError::OwnPort { key, address: Listen::Tcp(*wanted), own: own.clone() }
+        }
+        _ => error,
+    }
 }
 
 /// Whether the unix sockets could be bound, by this process or by the daemon that listens on them already.
@@ -179,30 +177,18 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartErro
 /// # Errors
 ///
 /// [`StartError::Listen`].
-pub(super) fn check(server: &config::Server) -> Result<(), StartError> {
-    server.listen.iter().try_for_each(|address| match address {
+pub(super) fn check(config: &Config) -> Result<(), StartError> {
+    let callers = config.server.listen.iter().map(|address| (CALLERS, address));
+    let admin = [(ADMIN, &config.admin.listen)];
+    let health = config.health.listen.iter().map(|address| (HEALTH, address));
+    callers.chain(admin).chain(health).try_for_each(|(key, address)| match address {
         Listen::Tcp(_) => Ok(()),
-        Listen::Unix(path) => unix_socket::check(path).map_err(|source| refused(address, source)),
+        Listen::Unix(path) => unix_socket::check(path).map_err(|source| refused(key, address, source)),
     })
 }
 
-fn refused(address: &Listen, source: io::Error) -> StartError {
-    StartError::Listen { key: CALLERS, address: address.clone(), source }
-}
-
-fn bind_one(address: &Listen) -> Result<(BoundSocket, Listen), StartError> {
-    Ok(match address {
-        Listen::Tcp(address) => {
-            let socket = bind(CALLERS, *address)?;
-            let address = Listen::Tcp(socket.local_addr()?);
-            (BoundSocket::Tcp(socket), address)
-        }
-        Listen::Unix(path) => {
-            let bound = unix_socket::bind(path, LISTEN_BACKLOG);
-            let (socket, file) = bound.map_err(|source| refused(address, source))?;
-            (BoundSocket::Unix(socket, Some(file)), address.clone())
-        }
-    })
+fn refused(key: &'static str, address: &Listen, source: io::Error) -> StartError {
+    StartError::Listen { key, address: address.clone(), source }
 }
 
 #[cfg(test)]
@@ -216,7 +202,8 @@ mod tests {
     use crate::config::{Config, Environment};
     use crate::token::DurableState;
 
-    const ADDRESSES: [&str; 9] = [
+    /// The last three are those of operators and health checks alone.
+    const ADDRESSES: [&str; 12] = [
         "127.0.0.1:P",
         "127.0.0.1:Q",
         "127.0.0.2:P",
@@ -226,6 +213,9 @@ mod tests {
         "[::ffff:127.0.0.1]:P",
         "[::ffff:0.0.0.0]:P",
         "127.0.0.1:0",
+        "unix:s",
+        "unix:link/s",
+        "unix:none/s",
     ];
     const SOCKETS: [&str; 6] = ["s", "./s", "real/../s", "real/s", "link/s", "none/s"];
     const STATES: [&str; 7] = ["a", "./a", "real/../a", "real/a", "link/a", "none/a", "link/../a"];
@@ -235,7 +225,7 @@ mod tests {
         let environment = Environment::from([("S", "s")]);
         let checked = config::parse(&folder.join("proxy.toml"), text.to_owned(), &environment);
         let config = checked.map_err(|problems| problems.to_string())?.config;
-        check(&config.server).map_err(|error| error.to_string())?;
+        check(&config).map_err(|error| error.to_string())?;
         let inspect = |credential| DurableState::inspect(credential, Clock::system());
         for credential in &config.credentials {
             inspect(credential).map_err(|error| error.to_string())?;
@@ -250,16 +240,18 @@ mod tests {
         let _states = states.map_err(|error| error.to_string())?;
         let _sockets =
             ListenSockets::default().to(&config.server, false).map_err(|error| error.to_string())?;
-        bind(OPERATORS, config.admin.listen).map(|_| ()).map_err(|error| error.to_string())
+        let _admin = bind(ADMIN, &config.admin.listen).map_err(|error| error.to_string())?;
+        let health = config.health.listen.as_ref().map(|listen| bind(HEALTH, listen)).transpose();
+        health.map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn free_port() -> u16 {
         listener::bind(([0, 0, 0, 0], 0).into()).unwrap().local_addr().unwrap().port()
     }
 
-    fn text(listen: &[String], admin: &str, states: &[&str]) -> String {
+    fn text(listen: &[String], (admin, health): (&str, &str), states: &[&str]) -> String {
         let mut text = format!(
-            "[server]\nlisten = {listen:?}\nallow_from = [\"10.0.0.0/8\"]\nhosts = [\"h\"]\n[admin]\nlisten = {admin:?}\n"
+            "[server]\nlisten = {listen:?}\nallow_from = [\"10.0.0.0/8\"]\nhosts = [\"h\"]\n[admin]\nlisten = {admin:?}\n[health]\nlisten = {health:?}\n"
         );
         for (index, state) in states.iter().enumerate() {
             let credential = format!(
@@ -272,21 +264,27 @@ mod tests {
     }
 
     /// Binds each address and each path of the configuration on its own, without the check.
-    fn refused_by_the_system(folder: &Path, listen: &[String], admin: &str, states: &[&str]) -> bool {
+    fn refused_by_the_system(
+        folder: &Path,
+        listen: &[String],
+        (admin, health): (&str, &str),
+        states: &[&str],
+    ) -> bool {
         let mut parts = Vec::new();
         for state in states {
-            let one = checked(folder, &text(&["127.0.0.1:0".to_owned()], "127.0.0.1:0", &[state]));
+            let one = checked(folder, &text(&["127.0.0.1:0".to_owned()], ("127.0.0.1:0", ""), &[state]));
             let Ok(config) = one else { return true };
             let Ok(open) = DurableState::open(&config.credentials[0], Clock::system()) else { return true };
             parts.push(open);
         }
         let mut sockets = Vec::new();
-        for address in listen.iter().map(String::as_str).chain([admin]) {
+        for address in listen.iter().map(String::as_str).chain([admin, health]).filter(|one| !one.is_empty())
+        {
             let address = match address.strip_prefix("unix:") {
                 Some(path) => Listen::Unix(folder.join(path)),
                 None => Listen::Tcp(address.parse().unwrap()),
             };
-            let Ok(socket) = bind_one(&address) else { return true };
+            let Ok(socket) = bind(CALLERS, &address) else { return true };
             sockets.push(socket);
         }
         false
@@ -297,9 +295,10 @@ mod tests {
 
         #[test]
         fn check_says_ok_exactly_where_run_can_bind_and_open(
-            tcp in prop::collection::vec(prop::sample::select(&ADDRESSES[..]), 0..3),
+            tcp in prop::collection::vec(prop::sample::select(&ADDRESSES[..9]), 0..3),
             unix in prop::collection::vec(prop::sample::select(&SOCKETS[..]), 0..3),
             admin in prop::sample::select(&ADDRESSES[..]),
+            health in prop::option::of(prop::sample::select(&ADDRESSES[..])),
             states in prop::collection::vec(prop::sample::select(&STATES[..]), 0..3),
         ) {
             prop_assume!(!tcp.is_empty() || !unix.is_empty());
@@ -313,14 +312,15 @@ mod tests {
                     |address: &&str| address.replace('P', &p.to_string()).replace('Q', &q.to_string());
                 let unix = unix.iter().map(|path| format!("unix:{path}"));
                 let listen: Vec<String> = tcp.iter().map(with_ports).chain(unix).collect();
-                let admin = with_ports(&admin);
-                let is_refused = refused_by_the_system(folder.path(), &listen, &admin, &states);
-                match checked(folder.path(), &text(&listen, &admin, &states)) {
+                let (admin, health) = (with_ports(&admin), health.as_ref().map(with_ports).unwrap_or_default());
+                let own = (admin.as_str(), health.as_str());
+                let is_refused = refused_by_the_system(folder.path(), &listen, own, &states);
+                match checked(folder.path(), &text(&listen, own, &states)) {
                     Ok(config) => !is_refused && bound(&config).is_ok(),
                     Err(_) => is_refused,
                 }
             });
-            prop_assert!(agree, "{tcp:?} {unix:?} {admin} {states:?}");
+            prop_assert!(agree, "{tcp:?} {unix:?} {admin} {health:?} {states:?}");
         }
     }
 }

@@ -14,7 +14,6 @@ mod status_line;
 mod table;
 mod upstreams;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::admin::AdminAddress;
-use self::certificates::Certificates;
+use self::certificates::{Certificates, ShownTo};
 use self::credentials::{Credential, Place, Plan, Refreshers, Step, client, plan};
 pub use self::error::StartError;
 use self::listen_sockets::{ListenSockets, Passed};
@@ -96,8 +95,10 @@ impl Daemon {
     ///
     /// [`StartError`], except about a TCP address or a state.
     pub fn try_out(config: &Config) -> Result<(), StartError> {
-        Certificates::new(config.server.tls.as_ref())?;
-        listen_sockets::check(&config.server)?;
+        Certificates::new(ShownTo::Callers, config.server.tls.as_ref())?;
+        Certificates::new(ShownTo::Operators, config.admin.tls.as_ref())?;
+        admin::check_own_token(config)?;
+        listen_sockets::check(config)?;
         Self::settings(config, "bearerd").map(|_| ())
     }
 
@@ -163,9 +164,11 @@ impl Daemon {
         };
         let served = serve(&config, resources, &InForce::default(), None)?;
         let Served { table, upstreams, discoveries, .. } = served;
-        let (mut certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
+        let (mut certificates, keeper) = Certificates::new(ShownTo::Callers, config.server.tls.as_ref())?;
         let transition = passed.callers.to(&config.server, false)?;
-        let admin = Passed::operators(passed.operators, &config)?;
+        let token = admin::own_token(&config)?;
+        let callers = transition.after.addresses();
+        let admin = admin::prepare(&config, admin::Open::Nothing(passed.operators), token, &callers)?;
 
         let service_settings = Arc::new(ServiceSettings::new(&config, table, instance, clock));
         let stages = Stages::default();
@@ -235,7 +238,7 @@ impl Daemon {
     }
 
     /// The admin address.
-    pub const fn admin_address(&self) -> SocketAddr {
+    pub const fn admin_address(&self) -> &Listen {
         self.admin.address()
     }
 
@@ -249,9 +252,9 @@ impl Daemon {
         &self.config
     }
 
-    /// Makes the daemon read the certificates again at once when notified.
-    pub fn look_at_certificates(&self) -> Arc<tokio::sync::Notify> {
-        Arc::clone(&self.certificates.asked)
+    /// Make the daemon read the certificates again at once when notified.
+    pub fn look_at_certificates(&self) -> [Arc<tokio::sync::Notify>; 2] {
+        [Arc::clone(&self.certificates.asked), self.admin.look_at_certificates()]
     }
 
     /// Waits until a part of the daemon ends unexpectedly, and names it.
@@ -264,6 +267,7 @@ impl Daemon {
             tokio::select! {
                 thread = self.threads.one_ended() => return Died(format!("the thread {thread}")),
                 which = self.refreshers.one_died() => return Died(which),
+                which = self.admin.one_died() => return Died(which),
                 Some(task) = self.tasks.join_next() => match task {
                     Ok(which) => return Died(which.to_owned()),
                     // A reload has removed the task.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
+use super::admin::{Open, Prepared, own_token, prepare};
 use super::certificates::Certificates;
 use super::credentials::{Credential, Plan, Step, all_idle, plan};
 use super::differences::{differences, keep_until_restart, keeps_routes_of};
@@ -22,6 +23,7 @@ use super::listen_sockets::{ListenSockets, Transition};
 use super::table::{Served, serve};
 use super::upstreams::Resources;
 use super::{Daemon, StartError, listener_settings, log_listening};
+use crate::causes::in_one_line;
 use crate::config::Config;
 use crate::descriptors;
 use crate::proxy::limits::admission::MAX_REFUSALS;
@@ -68,6 +70,7 @@ impl Daemon {
         let next_certificates = certificates.as_ref().map(|(next, _)| next);
         let begin_anew = next_certificates.is_some_and(|next| next.differs_in_client_ca(&self.certificates));
         let transition = self.listen_sockets.to(&config.server, begin_anew)?;
+        let admin = self.prepare_admin(&config, &transition.after).await?;
         let taken_out = self.take_out(&plans).await?;
 
         // From here on nothing fails any more.
@@ -84,7 +87,8 @@ impl Daemon {
         self.change_certificates(certificates);
         self.change_listen_sockets(&config, transition).await?;
         service_settings.resize();
-        self.admin.change((&self.config, &config), &credentials, &discoveries);
+        let served = (&credentials[..], &discoveries);
+        self.admin.change(admin, (&self.config, &config), served, &mut self.tasks);
 
         self.events.keep_only(config.credentials.iter().map(|one| one.name.as_str()));
         self.discoveries.end_without(&discoveries);
@@ -105,6 +109,35 @@ impl Daemon {
             tokio::task::spawn_blocking(move || plan(&config.credentials, &before, &trust, &events, clock));
         let planned = tokio::time::timeout(DISK_TIMEOUT, planning).await;
         planned.map_err(|_| StartError::Disk)?.map_err(io::Error::other)?
+    }
+
+    /// Binds the operators' addresses that are not open yet.
+    async fn prepare_admin(
+        &self,
+        config: &Arc<Config>,
+        callers: &ListenSockets,
+    ) -> Result<Prepared, StartError> {
+        let token = match &config.admin.token_file {
+            None => Ok(None),
+            Some(_) => {
+                let read = Arc::clone(config);
+                let reading = tokio::task::spawn_blocking(move || own_token(&read));
+                match tokio::time::timeout(DISK_TIMEOUT, reading).await {
+                    Ok(read) => read.map_err(io::Error::other)?,
+                    Err(_) => Err(StartError::Disk),
+                }
+            }
+        };
+        let token = match (token, self.admin.token()) {
+            // The disk may come back; the token in force is as good.
+            (Err(error), Some(token)) if self.config.admin.token_file == config.admin.token_file => {
+                warn!(error = in_one_line(&error), "admin token not readable, kept the last one");
+                Some(token.clone())
+            }
+            (token, _) => token?,
+        };
+        let others = [self.listen_sockets.addresses(), callers.addresses()].concat();
+        prepare(config, Open::Both(&self.admin), token, &others)
     }
 
     fn credential(&self, name: &str) -> Option<&Credential> {
@@ -213,7 +246,12 @@ impl Daemon {
     /// Divides the descriptors anew if a setting that their division depends on has changed.
     fn resize(&mut self, config: &Config) {
         let counts = |config: &Config| {
-            (config.server.listen.len(), config.credentials.len(), config.server.limits.connections)
+            (
+                config.server.listen.len(),
+                config.health.listen.is_some(),
+                config.credentials.len(),
+                config.server.limits.connections,
+            )
         };
         if counts(config) != counts(&self.config) {
             let shares = descriptors::share_out(config, MAX_REFUSALS);

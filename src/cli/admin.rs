@@ -1,6 +1,8 @@
 //! The client of a running daemon's admin address.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Method;
@@ -13,11 +15,15 @@ use url::Url;
 use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, UNAVAILABLE};
 use super::output;
+use crate::admin::token_file;
+use crate::admin::token_file::TokenFileError;
 use crate::causes::{causes, in_one_line};
 use crate::config;
+use crate::config::model::certificate_files::read_client_certificate;
 use crate::config::model::endpoint::is_protected;
 use crate::config::model::secret::{Secret, SecretError};
-use crate::config::{AdminAccess, Diagnostics, Environment, NoAdminAccess, NoPath};
+use crate::config::{AdminAccess, Diagnostics, Environment, Listen, NoAdminAccess, NoPath};
+use crate::tls::client::{Trust, TrustError};
 
 /// Shorter than the timeout of each request, so that a request which times out has connected.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,16 +37,35 @@ pub(super) struct AdminAddress {
     /// Admin address [default: admin.listen of the configuration]
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
+    /// Certificate to show to an admin address that requires one (PEM)
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_certificate: Option<PathBuf>,
+    /// Private key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
+}
+
+/// Where the daemon is reached.
+enum Target {
+    /// A URL without a path.
+    Url(String),
+    /// The path of a unix socket.
+    Unix(PathBuf),
 }
 
 #[derive(Debug)]
 pub(super) struct AdminClient {
-    /// The daemon's address, as the base of URLs.
+    /// The daemon's address, as people write it.
     pub(super) base: String,
+    /// The base of URLs.
+    url: String,
+    is_unix: bool,
     /// Whether the address comes from the configuration, and so belongs to this machine.
     is_configured: bool,
     /// The admin token, or why it cannot be read, which the first operation returns.
-    token: Option<Result<Secret, SecretError>>,
+    token: Option<Result<SecretString, SecretError>>,
+    /// Why the daemon's own token cannot be read.
+    no_own_token: Option<(PathBuf, TokenFileError)>,
     http: reqwest::Client,
 }
 
@@ -61,6 +86,12 @@ pub(super) enum AdminError {
          daemon's machine"
     )]
     InClear(String),
+    #[error("the admin token {} cannot be used", path.display())]
+    OwnToken { path: PathBuf, source: TokenFileError },
+    #[error("TLS with the admin address cannot be set up")]
+    Tls(#[source] TrustError),
+    #[error("the client certificate cannot be used: {0}")]
+    ClientCertificate(String),
     #[error(transparent)]
     NoPath(NoPath),
     #[error("{base} does not answer")]
@@ -84,27 +115,63 @@ impl AdminClient {
     /// [`AdminError::NoPath`] and [`AdminError::Configuration`], or [`AdminError::Unreachable`]: the HTTP client cannot be
     /// set up.
     pub(super) fn new(address: AdminAddress, environment: &Environment) -> Result<Self, AdminError> {
-        let AdminAccess { listen, token } = config::admin_access(address.file.path, environment)?;
+        let access = config::admin_access(address.file.path, environment)?;
+        let AdminAccess { listen, token, token_file, speaks_tls, certificate } = access;
         let is_configured = address.admin.is_none();
-        let base = match address.admin {
-            Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
-            Some(address) => format!("http://{address}"),
-            None => format!("http://{}", reachable(listen)),
+        let scheme = if speaks_tls { "https" } else { "http" };
+        // The daemon does not accept its own token in the clear over a network.
+        let token_file = token_file.filter(|_| speaks_tls || listen.is_local());
+        let target = match (address.admin, listen) {
+            (Some(given), _) => Target::given(&given, scheme),
+            (None, Listen::Tcp(listen)) => Target::Url(format!("{scheme}://{}", reachable(listen))),
+            (None, Listen::Unix(path)) => Target::Unix(path),
         };
         #[expect(
             clippy::disallowed_methods,
             reason = "follows no redirect, and connects to bearerd's own admin address"
         )]
-        let http = reqwest::Client::builder()
+        let builder = reqwest::Client::builder();
+        let mut builder = builder
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build();
-        match http {
-            Ok(http) => Ok(Self { base, is_configured, token, http }),
+            .connect_timeout(CONNECT_TIMEOUT);
+        let (base, url, is_unix) = match target {
+            Target::Unix(path) => {
+                builder = builder.unix_socket(path.as_path());
+                (format!("unix:{}", path.display()), "http://localhost".to_owned(), true)
+            }
+            Target::Url(url) => (url.clone(), url, false),
+        };
+        if url.starts_with("https:") {
+            let shown = match (address.client_certificate, address.client_key) {
+                (Some(certificate), Some(key)) => {
+                    Some(read_client_certificate(&certificate, &key).map_err(AdminError::ClientCertificate)?)
+                }
+                _ => None,
+            };
+            let tls = Trust::default().pinning(certificate, shown.as_ref()).map_err(AdminError::Tls)?;
+            builder = builder.tls_backend_preconfigured(tls);
+        }
+        let (own, no_own_token) = own_token(token_file.as_deref());
+        let initial = |secret: Secret| secret.initial().clone();
+        let token = token.map(|token| token.map(initial)).or(own.map(Ok));
+        match builder.build() {
+            Ok(http) => Ok(Self { base, url, is_unix, is_configured, token, no_own_token, http }),
             Err(source) => Err(AdminError::Unreachable { base, source }),
+        }
+    }
+
+    /// Fails if the daemon's own token, which replacing a grant needs, cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::OwnToken`].
+    pub(super) fn check_own_token(&mut self) -> Result<(), AdminError> {
+        match self.no_own_token.take().filter(|_| !self.is_unix) {
+            Some((path, source)) => Err(AdminError::OwnToken { path, source }),
+            None => Ok(()),
         }
     }
 
@@ -115,7 +182,7 @@ impl AdminClient {
 
     /// Whether a secret may be sent to the address.
     pub(super) fn is_protected(&self) -> bool {
-        self.is_configured || Url::parse(&self.base).is_ok_and(|url| is_protected(&url))
+        self.is_configured || self.is_unix || Url::parse(&self.url).is_ok_and(|url| is_protected(&url))
     }
 
     /// Requests a path that needs no admin token.
@@ -124,7 +191,7 @@ impl AdminClient {
     ///
     /// [`AdminError::Unreachable`].
     pub(super) async fn get(&self, path: &str, within: Duration) -> Result<Answer, AdminError> {
-        self.send(self.http.get(format!("{}{path}", self.base)).timeout(within)).await
+        self.send(self.http.get(format!("{}{path}", self.url)).timeout(within)).await
     }
 
     /// Requests an operation, with the admin token if one is configured. A body is JSON.
@@ -139,13 +206,13 @@ impl AdminClient {
         body: Option<&SecretString>,
         within: Duration,
     ) -> Result<Answer, AdminError> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(within);
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).timeout(within);
         if let Some(secret) = self.token.take() {
             let secret = secret.map_err(AdminError::Token)?;
             if !self.is_protected() {
                 return Err(AdminError::InClear(self.base.clone()));
             }
-            request = request.bearer_auth(secret.initial().expose_secret());
+            request = request.bearer_auth(secret.expose_secret());
             self.token = Some(Ok(secret));
         }
         if let Some(body) = body {
@@ -179,6 +246,7 @@ impl AdminError {
                 output::failure(error, Some(error.help()));
                 return BAD_CONFIGURATION;
             }
+            Self::OwnToken { source, .. } => output::failure(self, Some(source.help())),
             error => output::error_line(format_args!("bearerd: {}", in_one_line(error))),
         }
         match self {
@@ -187,12 +255,12 @@ impl AdminError {
         }
     }
 
-    /// Whether the connection was refused: nothing listens at the address.
+    /// Whether the connection was refused, or there is no socket: nothing listens at the address.
     pub(super) fn is_refused(&self) -> bool {
         let Self::Unreachable { source, .. } = self else { return false };
         causes(source)
             .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-            .any(|cause| cause.kind() == std::io::ErrorKind::ConnectionRefused)
+            .any(|cause| matches!(cause.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound))
     }
 }
 
@@ -230,6 +298,28 @@ pub(super) fn path_of(credential: &str, operation: &str) -> String {
     format!("/credentials/{name}{operation}")
 }
 
+impl Target {
+    /// The address of `--admin`; without a scheme, with the scheme of the configured address.
+    fn given(address: &str, scheme: &str) -> Self {
+        if let Some(path) = address.strip_prefix("unix:") {
+            return Self::Unix(path.into());
+        }
+        if address.contains("://") {
+            return Self::Url(address.trim_end_matches('/').to_owned());
+        }
+        Self::Url(format!("{scheme}://{address}"))
+    }
+}
+
+/// The daemon's own token in this file, or why it cannot be read.
+fn own_token(file: Option<&Path>) -> (Option<SecretString>, Option<(PathBuf, TokenFileError)>) {
+    let Some(file) = file else { return (None, None) };
+    match token_file::read(file) {
+        Ok(token) => (token, None),
+        Err(error) => (None, Some((file.to_owned(), error))),
+    }
+}
+
 /// The address to connect to: loopback for a daemon that listens on all addresses.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
@@ -260,6 +350,8 @@ mod tests {
         let address = AdminAddress {
             file: ConfigFile { path: Some("proxy.toml".into()) },
             admin: given.map(str::to_owned),
+            client_certificate: None,
+            client_key: None,
         };
         AdminClient::new(address, &Environment::from([("BEARERD_ADMIN__LISTEN", "10.0.0.1:9090")])).unwrap()
     }
@@ -269,6 +361,7 @@ mod tests {
         assert_eq!(client(None).base, "http://10.0.0.1:9090");
         assert_eq!(client(Some("10.0.0.1:1")).base, "http://10.0.0.1:1");
         assert_eq!(client(Some("https://admin.test/")).base, "https://admin.test");
+        assert_eq!(client(Some("unix:/run/admin.sock")).base, "unix:/run/admin.sock");
     }
 
     #[test]
@@ -278,6 +371,7 @@ mod tests {
         assert!(client(Some("https://admin.test")).is_protected());
         assert!(!client(Some("10.0.0.1:9090")).is_protected());
         assert!(!client(Some("http://admin.test")).is_protected());
+        assert!(client(Some("unix:/run/bearerd/admin.sock")).is_protected());
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub mod source;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-pub use model::admin::{Admin, AdminAccess};
+pub use model::admin::{Admin, AdminAccess, Health};
 pub use model::classification::IdentityDigest;
 pub use model::config::Config;
 pub use model::credential::{ClientCertificate, Credential, HttpVersion, Proxy, Quota, Roots, StatePlace};
@@ -164,15 +164,35 @@ pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<
     };
     let Document { file, sources, mut problems } =
         Document::read(Sources::new(&path, text), environment).map_err(NoAdminAccess::File)?;
+    let folder = folder_of(&path);
+    let token_file = resolve::own_token::path(&file, &folder);
     let admin = source::schema::Admin::of(file.admin);
-    let listen = admin.listen.read_or(model::admin::DEFAULT_LISTEN, |listen| {
-        let help = "write an IP address and a port, such as \"127.0.0.1:9090\"";
+    let listen = admin.listen.read_or(Listen::Tcp(model::admin::DEFAULT_LISTEN), |listen| {
+        let text = listen.get_ref();
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Some(Listen::Unix(folder.join(path)));
+        }
+        let help =
+            "write an IP address and a port, such as \"127.0.0.1:9090\", or \"unix:/run/bearerd/admin.sock\"";
         let problem = || Problem::error(listen.span(), "`admin.listen` is not an address").help(help);
-        listen.get_ref().parse().map_err(|_| problems.push(problem())).ok()
+        let address = resolve::socket_address(text).map(Listen::Tcp);
+        if address.is_none() {
+            problems.push(problem());
+        }
+        address
     });
-    let load = |source: &Spanned<_>| Some(Secret::load(source.get_ref(), &folder_of(&path), environment));
-    match (listen, admin.token.read_or(None, |source| Some(load(source)))) {
-        (Some(listen), Some(token)) => Ok(AdminAccess { listen, token }),
+    let load = |source: &Spanned<_>| Some(Secret::load(source.get_ref(), &folder, environment));
+    let token = admin.token.read_or(None, |source| Some(load(source)));
+    let tls = admin.tls.read_or(None, |tls| {
+        Some(Some(tls.get_ref().certificate.usable().map(|path| path.get_ref().clone())))
+    });
+    match (listen, token, tls) {
+        (Some(listen), Some(token), Some(tls)) => {
+            let certificate = tls
+                .as_ref()
+                .and_then(|path| model::pem_file::read_certificate(&folder.join(path.as_ref()?)).ok());
+            Ok(AdminAccess { listen, token, token_file, speaks_tls: tls.is_some(), certificate })
+        }
         _ => Err(NoAdminAccess::File(Box::new(Diagnostics::new(sources, problems)))),
     }
 }

@@ -24,7 +24,7 @@ impl<'r> Authority<'r> {
     /// That of a request without a host: over HTTP/1.0 without `Host` (RFC 1945), or over HTTP/2 without `:authority` and
     /// `Host` (RFC 9113 §8.3.1), as health checks send it. No browser does, so that such a request needs no protection from
     /// DNS rebinding.
-    const NONE: Self = Self { text: "", host: "", port: None };
+    pub const NONE: Self = Self { text: "", host: "", port: None };
 
     /// The one authority of a request: `Host` (RFC 9112 §3.2), or over HTTP/2 `:authority`, with which a `Host` must agree,
     /// and which a `Host` may replace (RFC 9113 §8.3.1).

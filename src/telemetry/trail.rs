@@ -261,8 +261,8 @@ pub struct Operation<'a> {
     pub action: &'static str,
     /// The credential; empty if no credential has the requested name.
     pub credential: &'a str,
-    /// The client's address.
-    pub peer: IpAddr,
+    /// The client's address; `None` over a unix socket.
+    pub peer: Option<IpAddr>,
 }
 
 impl Operation<'_> {
@@ -281,7 +281,7 @@ impl Operation<'_> {
         event.credential = (!self.credential.is_empty()).then(|| Arc::from(self.credential));
         event.cause = Some(self.action);
         event.actor = Some("operator".to_owned());
-        event.client_address = Some(self.peer);
+        event.client_address = self.peer;
         event.more.status = Some(status);
         if let Some(credential) = &event.credential {
             events.history(credential).note(&event);

@@ -7,10 +7,12 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 use thiserror::Error;
 
+use super::pinned::Pinned;
 use crate::config::{ClientCertificate, Roots};
 
 /// ALPN names (RFC 7301), in order of preference.
@@ -84,6 +86,38 @@ impl Trust {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(config)
+    }
+
+    /// A configuration that trusts the server with the certificate `pinned`, by whatever name, and all that the system
+    /// trusts, and presents `certificate` to a server that requests one. Offers HTTP/1.1.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError`].
+    pub fn pinning(
+        &self,
+        pinned: Option<CertificateDer<'static>>,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<ClientConfig, TrustError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(TrustError::Protocol)?;
+        let algorithms = provider.signature_verification_algorithms;
+        let system = self.system(provider);
+        let verifier: Arc<dyn ServerCertVerifier> = match pinned {
+            Some(certificate) => Arc::new(Pinned { certificate, system: system.ok(), algorithms }),
+            None => system?,
+        };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let mut config = match certificate {
+            Some(ClientCertificate { chain, key, .. }) => builder
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .map_err(TrustError::ClientCertificate)?,
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = HTTP_1.iter().map(|name| name.to_vec()).collect();
         Ok(config)
     }
 

@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod diagnosis;
+mod pinned;
 pub mod reload;
 pub mod server;

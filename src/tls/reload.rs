@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+use super::client::Alpn;
 use super::server::{ServerTlsError, server_config};
 use crate::blocking::Blocking;
 use crate::causes::in_one_line;
@@ -31,7 +32,10 @@ pub type CurrentTls = Arc<ArcSwap<ServerConfig>>;
 /// Keeps the TLS configuration up to date.
 #[derive(Debug)]
 pub struct Reload {
+    /// The configuration key of the files.
+    key: &'static str,
     files: TlsFiles,
+    alpn: Alpn,
     current: CurrentTls,
     /// The fingerprint and the content of the files in use.
     fingerprint: Fingerprint,
@@ -53,18 +57,20 @@ enum ExpiryWarning {
 }
 
 impl Reload {
-    /// Begins with the files as the configuration has read them.
+    /// Begins with the files of the configuration key `key` as the configuration has read them, for the protocols `alpn`.
     ///
     /// # Errors
     ///
     /// [`ServerTlsError`] if the files cannot be used.
-    pub fn new(tls: &ServerTls) -> Result<Self, ServerTlsError> {
+    pub fn new(key: &'static str, tls: &ServerTls, alpn: Alpn) -> Result<Self, ServerTlsError> {
         let ServerTls { files, initial, fingerprint } = tls.clone();
-        let current = Arc::new(ArcSwap::from(server_config(&initial)?));
+        let current = Arc::new(ArcSwap::from(server_config(&initial, alpn)?));
         // The configuration has a warning of its own.
         let expiry_warning = if initial.ends_soon() { ExpiryWarning::Soon } else { ExpiryWarning::None };
         Ok(Self {
+            key,
             files,
+            alpn,
             current,
             fingerprint,
             material: initial,
@@ -108,10 +114,10 @@ impl Reload {
             Ok(_) if fingerprint == self.fingerprint => {
                 self.unusable = None;
                 if self.logged.take().is_some() || is_asked {
-                    info!(ends = self.material.end_date(), "server certificate unchanged");
+                    info!(key = self.key, ends = self.material.end_date(), "server certificate unchanged");
                 }
             }
-            Ok(material) => match server_config(&material) {
+            Ok(material) => match server_config(&material, self.alpn) {
                 Ok(config) => self.replace(fingerprint, material, config),
                 Err(error) => self.failed(fingerprint, in_one_line(&error), is_asked),
             },
@@ -121,7 +127,7 @@ impl Reload {
 
     fn replace(&mut self, fingerprint: Fingerprint, material: TlsMaterial, config: Arc<ServerConfig>) {
         self.current.store(config);
-        info!(ends = material.end_date(), "server certificate reloaded");
+        info!(key = self.key, ends = material.end_date(), "server certificate reloaded");
         self.fingerprint = fingerprint;
         self.material = material;
         self.unusable = None;
@@ -134,7 +140,7 @@ impl Reload {
         let is_confirmed = self.unusable == unusable;
         self.unusable = unusable;
         if (is_confirmed || is_asked) && self.logged.as_ref() != Some(&error) {
-            warn!(error, "server certificate not reloaded, kept the last one");
+            warn!(key = self.key, error, "server certificate not reloaded, kept the last one");
             self.logged = Some(error);
         }
     }
@@ -144,10 +150,10 @@ impl Reload {
         let has_ended = self.material.end.is_some_and(|end| end <= now());
         let ends = self.material.end_date();
         if has_ended && self.expiry_warning < ExpiryWarning::Ended {
-            error!(ends, "server certificate has ended");
+            error!(key = self.key, ends, "server certificate has ended");
             self.expiry_warning = ExpiryWarning::Ended;
         } else if self.material.ends_soon() && self.expiry_warning < ExpiryWarning::Soon {
-            warn!(ends, "server certificate ends soon");
+            warn!(key = self.key, ends, "server certificate ends soon");
             self.expiry_warning = ExpiryWarning::Soon;
         }
     }

@@ -1,4 +1,4 @@
-//! TLS towards callers: TLS 1.2 or later, HTTP/2 or HTTP/1.1 by ALPN.
+//! TLS towards callers and operators: TLS 1.2 or later; the protocol is chosen by ALPN.
 //!
 //! Early data is refused, because an attacker could replay a request and bearerd would add a token to it. Session
 //! tickets have keys of one configuration alone, so that no session outlives a change of `client_ca`.
@@ -11,7 +11,7 @@ use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientV
 use rustls::sign::SingleCertAndKey;
 use thiserror::Error;
 
-use super::client::HTTP_2_OR_1;
+use super::client::Alpn;
 use crate::config::model::server_tls::TlsMaterial;
 
 /// Why the server's TLS configuration cannot be built.
@@ -25,12 +25,12 @@ pub enum ServerTlsError {
     Protocol(#[from] rustls::Error),
 }
 
-/// The configuration with which connections are accepted.
+/// The configuration with which connections are accepted, for the protocols `alpn`.
 ///
 /// # Errors
 ///
 /// [`ServerTlsError`].
-pub fn server_config(material: &TlsMaterial) -> Result<Arc<ServerConfig>, ServerTlsError> {
+pub fn server_config(material: &TlsMaterial, alpn: Alpn) -> Result<Arc<ServerConfig>, ServerTlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = match &material.client_roots {
         None => WebPkiClientVerifier::no_client_auth(),
@@ -42,7 +42,7 @@ pub fn server_config(material: &TlsMaterial) -> Result<Arc<ServerConfig>, Server
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&material.certified))));
-    config.alpn_protocols = HTTP_2_OR_1.iter().map(|name| name.to_vec()).collect();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.ticketer = Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
@@ -54,6 +54,7 @@ mod tests {
 
     use super::*;
     use crate::config::model::server_tls::TlsFiles;
+    use crate::tls::client::HTTP_2_OR_1;
     use testkit::pki::Pki;
 
     fn material(folder: &Path) -> TlsMaterial {
@@ -73,7 +74,7 @@ mod tests {
     #[test]
     fn early_data_is_refused_and_both_protocols_are_offered() {
         let folder = tempfile::tempdir().unwrap();
-        let config = server_config(&material(folder.path())).unwrap();
+        let config = server_config(&material(folder.path()), HTTP_2_OR_1).unwrap();
 
         assert_eq!(config.max_early_data_size, 0);
         assert_eq!(config.alpn_protocols, [&b"h2"[..], b"http/1.1"]);

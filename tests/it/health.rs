@@ -1,5 +1,6 @@
 //! Health checks have places of their own: no number of other connections to the admin address starves them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,43 +9,53 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::harness::{PROMPT, World, daemon, remains};
+use crate::harness::{PROMPT, daemon, remains};
 
 /// Checks health ten times a second; returns the longest that an answer has taken.
-async fn check(world: &World, lasts: Duration) -> Duration {
+async fn check(address: SocketAddr, lasts: Duration) -> Duration {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let (began, mut longest) = (Instant::now(), Duration::ZERO);
     while began.elapsed() < lasts {
         let asked = Instant::now();
-        assert_eq!(world.admin_status("/livez").await, 200);
-        assert_eq!(world.admin_status("/readyz").await, 200);
+        for path in ["/livez", "/readyz"] {
+            // A connection of its own, as a probe has.
+            let request = client.get(format!("http://{address}{path}")).header("connection", "close");
+            assert_eq!(request.send().await.unwrap().status(), 200);
+        }
         longest = longest.max(asked.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     longest
 }
 
-#[tokio::test]
-async fn two_hundred_silent_connections_a_second_do_not_delay_health_checks() {
-    let world = daemon().quiet().start().await;
+/// Opens 200 silent connections a second to this address while its health is checked.
+async fn check_beside_silent_connections(address: SocketAddr) {
     let is_over = Arc::new(AtomicBool::new(false));
-    let (admin, over) = (world.admin, Arc::clone(&is_over));
+    let over = Arc::clone(&is_over);
     let silent = tokio::spawn(async move {
         let mut pace = tokio::time::interval(Duration::from_millis(5));
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut open = Vec::new();
         while !over.load(Ordering::Relaxed) {
             pace.tick().await;
-            open.push(TcpStream::connect(admin).await.unwrap());
+            open.push(TcpStream::connect(address).await.unwrap());
         }
         open.len()
     });
 
-    let longest = check(&world, Duration::from_secs(4)).await;
+    let longest = check(address, Duration::from_secs(4)).await;
 
     is_over.store(true, Ordering::Relaxed);
     let opened = silent.await.unwrap();
     assert!(opened > 400, "{opened} silent connections");
     assert!(longest < PROMPT, "{longest:?} beside {opened} silent connections");
+}
+
+#[tokio::test]
+async fn two_hundred_silent_connections_a_second_do_not_delay_health_checks() {
+    let world = daemon().quiet().health("listen = \"127.0.0.1:0\"").start().await;
+    check_beside_silent_connections(world.admin).await;
+    check_beside_silent_connections(world.process.logged_address("health checks listening").await).await;
     world.finish().await;
 }
 
@@ -63,7 +74,7 @@ async fn operations_in_progress_on_every_connection_do_not_delay_health_checks()
         open.push(stream);
     }
 
-    let longest = check(&world, Duration::from_secs(1)).await;
+    let longest = check(world.admin, Duration::from_secs(1)).await;
 
     // Less than an operation may wait for its body.
     assert!(longest < PROMPT, "{longest:?}");

@@ -15,6 +15,7 @@ mod harness;
 
 mod abandoned;
 mod access_log;
+mod admin_address;
 mod api_discovery;
 mod callers;
 mod certificate_files;

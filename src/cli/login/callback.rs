@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::server;
-use crate::admin::server::Bounds;
+use crate::admin::server::{Bounds, Listener};
 use crate::config::RedirectUri;
 use crate::token::login::authorization::{Attempt, CallbackError};
 
@@ -75,7 +75,7 @@ impl Callback {
         let serving = self.listeners.into_iter().map(|listener| {
             let router = Router::new().fallback(answer).with_state(Arc::clone(&waiting));
             let mut is_done = is_done.clone();
-            server::serve(listener, router, Bounds::FOR_BROWSER, async move {
+            server::serve(Listener::Tcp(listener, None), router, Bounds::FOR_BROWSER, async move {
                 let _ = is_done.wait_for(|is_done| *is_done).await;
             })
         });

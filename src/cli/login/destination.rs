@@ -75,6 +75,7 @@ impl StoreError {
     /// How to fix the error, if that is known.
     pub(super) fn help(&self) -> Option<&'static str> {
         Some(match self {
+            Self::NoAnswer(AdminError::OwnToken { source, .. }) => source.help(),
             Self::NoAnswer(_) => "check that `--admin` or `admin.listen` is the daemon's admin address",
             Self::Unknown { .. } | Self::OtherGrant { .. } | Self::OtherOrigin { .. } => {
                 "reload or restart the daemon with this configuration"
@@ -83,7 +84,10 @@ impl StoreError {
                 "start the daemon, or leave out `--admin`: then the state receives the grant if no daemon answers at \
                  `admin.listen`"
             }
-            Self::NotAllowed { .. } => "set `admin.token` to the value in the daemon's configuration",
+            Self::NotAllowed { .. } => {
+                "set `admin.token` to the value in the daemon's configuration; without `admin.token`, run this command as \
+                 the daemon's user"
+            }
             Self::InClear(_) => {
                 "run this command on the daemon's machine (docker exec, kubectl exec), or name an https:// address"
             }
@@ -107,6 +111,7 @@ impl Destination {
         if !daemon.is_protected() {
             return Err(StoreError::InClear(daemon.base.clone()));
         }
+        daemon.check_own_token().map_err(StoreError::NoAnswer)?;
         let name = &credential.name;
         let asked = daemon.operate(Method::GET, &path_of(name, ""), None, STATUS_TIMEOUT).await;
         let base = || daemon.base.clone();

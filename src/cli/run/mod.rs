@@ -79,7 +79,9 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     let requester = reloads.clone();
     let on_signal = |signal| match signal {
         OtherSignal::Hangup => {
-            certificates.notify_one();
+            for certificate in &certificates {
+                certificate.notify_one();
+            }
             requester.request();
         }
         OtherSignal::Reopen => reopen_files(),

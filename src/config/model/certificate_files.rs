@@ -57,6 +57,20 @@ pub(in crate::config) fn client_certificate(
     })
 }
 
+/// Reads the certificate of a client and its key.
+///
+/// # Errors
+///
+/// Why the files cannot be used.
+pub fn read_client_certificate(certificate: &Path, key: &Path) -> Result<ClientCertificate, String> {
+    let read = |path| pem_file::read(path, MAX_CERTIFICATE_BYTES);
+    let pair = read(certificate).and_then(|content| {
+        let key_content = Zeroizing::new(read(key)?);
+        client_certificate((certificate, &content), (key, &key_content))
+    });
+    pair.map_err(|error| with_cause(&error))
+}
+
 impl Config {
     /// Whether the configuration names a file that [`Config::read_certificates_again`] reads.
     pub fn has_certificate_files(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::admin::Admin;
+use super::admin::{Admin, Health};
 use super::credential::Credential;
 use super::log::Log;
 use super::route::Route;
@@ -13,6 +13,8 @@ use super::server::Server;
 pub struct Config {
     /// The listeners, the requirements on callers, and the limits.
     pub server: Server,
+    /// The listener of health checks and metrics alone.
+    pub health: Health,
     /// The admin listener.
     pub admin: Admin,
     /// The credentials, in the order of their names.

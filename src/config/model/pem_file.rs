@@ -72,6 +72,13 @@ pub(in crate::config) fn certificates(
     if certificates.is_empty() { Err(PemError::NoCertificate(path.to_owned())) } else { Ok(certificates) }
 }
 
+/// The first certificate of a file.
+pub(in crate::config) fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, PemError> {
+    let content = read(path, MAX_CERTIFICATE_BYTES)?;
+    let mut certificates = certificates(path, &content)?;
+    Ok(certificates.swap_remove(0))
+}
+
 /// The first private key of the file at `path`.
 pub(in crate::config) fn private_key(
     path: &Path,

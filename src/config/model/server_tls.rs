@@ -1,4 +1,4 @@
-//! `[server.tls]`: the files for TLS with callers, read at the start and whenever they may have changed.
+//! `[server.tls]` and `admin.tls`: the files for TLS with callers and operators, read at the start and whenever they may have changed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -91,7 +91,7 @@ impl TlsFileError {
                 "`private_key` is a PEM file with the key of `certificate` (PKCS#8, PKCS#1 or SEC1, not encrypted)"
             }
             (_, TlsKey::ClientCa) => {
-                "`client_ca` is a PEM file with the authorities that issue the callers' certificates"
+                "`client_ca` is a PEM file with the authorities that issue the clients' certificates"
             }
         }
     }

@@ -17,6 +17,7 @@ mod log;
 mod login;
 mod network;
 mod own_address;
+pub(in crate::config) mod own_token;
 mod placeholder;
 mod protection;
 mod provider;
@@ -135,18 +136,22 @@ struct Resolver<'a> {
 impl Resolver<'_> {
     /// The configuration, if there is no error.
     fn config(&mut self, file: schema::File) -> Option<Config> {
+        let token_file = own_token::path(&file, &self.folder);
         let route_hosts = RouteHosts::of(&file.routes);
         let server = self.server(schema::Server::of(file.server), &route_hosts);
-        let admin = self.admin(schema::Admin::of(file.admin), &server.listen);
+        let admin = self.admin(schema::Admin::of(file.admin), token_file.clone(), &server.listen);
+        let health = self.health(schema::Health::of(file.health), &server.listen, admin.as_ref());
         self.listens("server.listen", server.listen.iter().cloned());
-        self.listens("admin.listen", admin.as_ref().map(|admin| Listen::Tcp(admin.listen)));
+        self.listens("admin.listen", admin.as_ref().map(|admin| admin.listen.clone()));
+        self.listens("health.listen", health.listen.clone());
         let log = self.log(schema::Log::of(file.log));
         let (names, credentials) = self.credentials(file.credentials);
+        self.refuse_state_in_token_file(token_file.as_deref());
         let routes = self.routes(file.routes, names.as_ref(), &credentials);
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return None;
         }
-        Some(Config { server, admin: admin?, credentials, routes: routes?, log })
+        Some(Config { server, health, admin: admin?, credentials, routes: routes?, log })
     }
 
     fn error(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {
@@ -197,21 +202,19 @@ impl Resolver<'_> {
         texts.into_iter().map(Spanned::into_inner).collect()
     }
 
+    /// An address to listen on: an IP address with a port, or `unix:` with a path.
+    fn listen_address(&mut self, text: &Spanned<String>) -> Option<Listen> {
+        match text.get_ref().strip_prefix("unix:") {
+            Some(path) => self.unix_socket(path, &text.span()),
+            None => self.address(text).map(Listen::Tcp),
+        }
+    }
+
     fn address(&mut self, text: &Spanned<String>) -> Option<SocketAddr> {
-        let (place, text) = (text.span(), text.get_ref());
         let help = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"; \":8080\" is every IPv4 \
                     address of this machine, and \"localhost:8080\" is 127.0.0.1";
-        let written = match text.rsplit_once(':') {
-            Some(("" | "*", port)) => Some(format!("0.0.0.0:{port}")),
-            Some((host, port)) if host.eq_ignore_ascii_case("localhost") => Some(format!("127.0.0.1:{port}")),
-            _ => None,
-        };
-        written
-            .as_deref()
-            .unwrap_or(text)
-            .parse()
-            .ok()
-            .or_else(|| self.refuse(place, "not an address to listen on", help))
+        socket_address(text.get_ref())
+            .or_else(|| self.refuse(text.span(), "not an address to listen on", help))
     }
 
     /// A URL that a credential may be sent to: https, or http on loopback.
@@ -264,6 +267,16 @@ impl Resolver<'_> {
         }
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
+}
+
+/// Reads an address to listen on, also without a host or with the host `localhost`.
+pub(in crate::config) fn socket_address(text: &str) -> Option<SocketAddr> {
+    let written = match text.rsplit_once(':') {
+        Some(("" | "*", port)) => Some(format!("0.0.0.0:{port}")),
+        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => Some(format!("127.0.0.1:{port}")),
+        _ => None,
+    };
+    written.as_deref().unwrap_or(text).parse().ok()
 }
 
 fn duration(value: Key<units::Duration>, default_seconds: u64) -> Duration {

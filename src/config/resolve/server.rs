@@ -253,11 +253,7 @@ impl Resolver<'_> {
         }
         let mut addresses = Vec::new();
         for text in texts.into_inner().0.into_iter().flatten() {
-            let listen = match text.get_ref().strip_prefix("unix:") {
-                Some(path) => self.unix_socket(path, &text.span()),
-                None => self.address(&text).map(Listen::Tcp),
-            };
-            let Some(listen) = listen else { continue };
+            let Some(listen) = self.listen_address(&text) else { continue };
             self.refuse_conflict(&addresses, &listen, text.span());
             addresses.push(listen);
         }

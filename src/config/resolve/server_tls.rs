@@ -1,5 +1,6 @@
-//! `[server.tls]`: the server's certificate, and the authorities of callers' certificates.
+//! `[server.tls]` and `admin.tls`: the server's certificate, and the authorities of clients' certificates.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -8,7 +9,7 @@ use super::{Resolver, with_cause};
 use crate::config::model::server_tls::{ServerTls, TlsFiles, TlsKey};
 use crate::config::source::key::Key;
 use crate::config::source::reader::Table;
-use crate::config::source::schema::Tls;
+use crate::config::source::schema::{AdminTls, Tls};
 
 impl Resolver<'_> {
     /// The files, if they are usable now.
@@ -16,10 +17,25 @@ impl Resolver<'_> {
         let place = tls.place();
         let Tls { certificate, private_key, client_ca } = Tls::of(tls);
         self.asks_for_certificates = !client_ca.is_absent();
-        let owner = place?;
-        let help = "[server.tls] needs `certificate` and `private_key`, each the path of a PEM file";
-        let certificate = self.required(&owner, "certificate", &certificate, help);
-        let private_key = self.required(&owner, "private_key", &private_key, help);
+        self.tls_files("server.tls", place?, [certificate, private_key, client_ca])
+    }
+
+    /// The files of `admin.tls`, if they are usable now.
+    pub(super) fn admin_tls(&mut self, tls: Key<AdminTls>) -> Option<ServerTls> {
+        let place = tls.place();
+        let AdminTls { certificate, private_key, client_ca } = AdminTls::of(tls);
+        self.tls_files("admin.tls", place?, [certificate, private_key, client_ca])
+    }
+
+    fn tls_files(
+        &mut self,
+        table: &str,
+        owner: Range<usize>,
+        [certificate, private_key, client_ca]: [Key<PathBuf>; 3],
+    ) -> Option<ServerTls> {
+        let help = format!("[{table}] needs `certificate` and `private_key`, each the path of a PEM file");
+        let certificate = self.required(&owner, "certificate", &certificate, &help);
+        let private_key = self.required(&owner, "private_key", &private_key, &help);
         let (certificate, private_key) = (certificate?, private_key?);
         let absolute = |path: &Spanned<PathBuf>| self.folder.join(path.get_ref());
         let files = TlsFiles {

@@ -65,7 +65,7 @@ fn absent_keys_have_their_documented_default() {
     let config = accepted(&format!("{CREDENTIAL}{ROUTE}"));
 
     assert_eq!(config.server.listen, [Listen::Tcp("127.0.0.1:8080".parse().unwrap())]);
-    assert_eq!(config.admin.listen, "127.0.0.1:9090".parse().unwrap());
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9090");
     assert_eq!(config.server.drain, Duration::from_secs(20));
     assert_eq!(config.server.limits.replay_body, 1 << 20);
     assert_eq!(config.server.limits.body_bytes, None);
@@ -401,6 +401,7 @@ fn with_key(section: Section, key: &str) -> String {
         Section::Server => with_server(&line),
         Section::Tls => with_server(&format!("[server.tls]\n{line}")),
         Section::Limits => with_server(&format!("[server.limits]\n{line}")),
+        Section::Health => with_server(&format!("[health]\n{line}")),
         Section::Admin => with_server(&format!("[admin]\n{line}")),
         Section::Log => with_server(&format!("[log]\n{line}")),
         Section::Credential => with_credential(&line),
@@ -512,9 +513,8 @@ fn the_admin_address_differs_from_that_of_callers() {
     let checked = read(&format!("[admin]\nlisten = \"0.0.0.0:9090\"\n{CREDENTIAL}{ROUTE}")).unwrap();
     assert!(checked.warnings.to_string().contains("is not on loopback"), "{}", checked.warnings);
     let token = "[admin]\nlisten = \"0.0.0.0:9090\"\ntoken = { env = \"SECRET\" }\n";
-    let checked = read_with(&format!("{token}{CREDENTIAL}{ROUTE}"), "SECRET", "an-admin-token").unwrap();
-    assert!(!checked.warnings.to_string().contains("loopback"), "{}", checked.warnings);
-    assert!(checked.config.admin.token.is_some());
+    let refused = read_with(&format!("{token}{CREDENTIAL}{ROUTE}"), "SECRET", "an-admin-token").unwrap_err();
+    assert!(refused.to_string().contains("would cross the network in the clear"), "{refused}");
 }
 
 #[test]
@@ -530,14 +530,25 @@ fn commands_find_admin_address_and_token_in_a_file_with_other_errors() {
 
     let text = "[admin]\nlisten = \"[::1]:7\"\ntoken = { file = \"token\" }\n[routes]\nwrong = 5\n";
     let found = access(text, &nothing).unwrap();
-    assert_eq!(found.listen, "[::1]:7".parse().unwrap());
+    assert_eq!(found.listen.to_string(), "[::1]:7");
     assert_eq!(found.token.unwrap().unwrap().initial().expose_secret(), "an-admin-token");
 
     let overridden = Environment::from([("BEARERD_ADMIN__LISTEN", "127.0.0.1:8")]);
-    assert_eq!(access(text, &overridden).unwrap().listen, "127.0.0.1:8".parse().unwrap());
+    assert_eq!(access(text, &overridden).unwrap().listen.to_string(), "127.0.0.1:8");
     assert!(access("[admin]\ntoken = { env = \"NOT_SET\" }", &nothing).unwrap().token.unwrap().is_err());
     let found = access("", &nothing).unwrap();
-    assert!(found.listen == "127.0.0.1:9090".parse().unwrap() && found.token.is_none());
+    assert!(found.listen.to_string() == "127.0.0.1:9090" && found.token.is_none());
+
+    let text =
+        "[server]\nstate_dir = \"s\"\n[admin]\nlisten = \"unix:a.sock\"\ntls = { certificate = \"none\" }\n";
+    let found = access(text, &nothing).unwrap();
+    assert_eq!(found.listen, crate::config::Listen::Unix(folder.path().join("a.sock")));
+    assert_eq!(found.token_file, Some(folder.path().join("s/admin.token")));
+    assert!(found.speaks_tls && found.certificate.is_none());
+    assert_eq!(
+        access("[admin]\nlisten = \"localhost:7\"", &nothing).unwrap().listen.to_string(),
+        "127.0.0.1:7"
+    );
 }
 
 /// Another daemon may listen at the default address.

@@ -9,14 +9,25 @@ use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
 /// Tables that hold public keys. `request_headers`, for example, holds keys of the operator's choice.
-const TABLES: [&str; 10] =
-    ["server", "tls", "limits", "admin", "log", "routes", "quota", "retry_429", "breaker", "errors"];
+const TABLES: [&str; 11] = [
+    "server",
+    "tls",
+    "limits",
+    "health",
+    "admin",
+    "log",
+    "routes",
+    "quota",
+    "retry_429",
+    "breaker",
+    "errors",
+];
 
 /// Tables whose keys are of the operator's choice: `env` and `file` in them are not the sources of a secret.
 const FREE: [&str; 6] = ["request_headers", "request_fields", "extra", "claims", "set", "set_if_absent"];
 
 /// Keys whose values are no secrets. Values of all other keys are never shown.
-const PUBLIC: [&str; 109] = [
+const PUBLIC: [&str; 110] = [
     "access",
     "alg",
     "allow",
@@ -73,6 +84,7 @@ const PUBLIC: [&str; 109] = [
     "max_rotations",
     "max_wait",
     "methods",
+    "metrics_token",
     "open",
     "open_max",
     "origins",

@@ -39,6 +39,7 @@ tables! {
     /// The whole file.
     File {
         server: Server,
+        health: Health,
         admin: Admin,
         credentials: Credentials,
         routes: Routes,
@@ -91,10 +92,24 @@ tables! {
         token_waiters: u32,
     }
 
+    /// `[health]`.
+    Health {
+        listen: String,
+    }
+
     /// `[admin]`.
     Admin {
         listen: String,
         token: SecretSource,
+        metrics_token: bool,
+        tls: AdminTls,
+    }
+
+    /// `tls` of `[admin]`.
+    AdminTls {
+        certificate: PathBuf,
+        private_key: PathBuf,
+        client_ca: PathBuf,
     }
 
     /// `[credentials.NAME]`.
@@ -269,7 +284,7 @@ macro_rules! sections {
     )*};
 }
 
-sections! { Server Tls Limits Admin Credential Route Log }
+sections! { Server Tls Limits Health Admin Credential Route Log }
 
 /// Tables that are the value of a key, each with an example for messages.
 macro_rules! inline_tables {
@@ -283,6 +298,7 @@ macro_rules! inline_tables {
 }
 
 inline_tables! {
+    AdminTls: "{ certificate = \"server.pem\", private_key = \"server-key.pem\" }",
     Assertion: "{ key = { file = \"key.pem\" }, alg = \"RS256\" }",
     Fields: "{ access_token = \"token\" }",
     Errors: "{ dead = [\"session_expired\"] }",

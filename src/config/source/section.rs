@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::diagnostics::Problem;
 use super::reader::{Table, UnknownKey};
-use super::schema::{Admin, Credential, File, Limits, Log, Route, Server, Tls};
+use super::schema::{Admin, Credential, File, Health, Limits, Log, Route, Server, Tls};
 use super::synonyms::{meant_key, synonym};
 
 /// A section of the file.
@@ -15,6 +15,7 @@ pub enum Section {
     Server,
     Tls,
     Limits,
+    Health,
     Admin,
     Credential,
     Route,
@@ -23,11 +24,12 @@ pub enum Section {
 
 impl Section {
     /// Every section.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Root,
         Self::Server,
         Self::Tls,
         Self::Limits,
+        Self::Health,
         Self::Admin,
         Self::Credential,
         Self::Route,
@@ -41,6 +43,7 @@ impl Section {
             Self::Server => "[server]",
             Self::Tls => "[server.tls]",
             Self::Limits => "[server.limits]",
+            Self::Health => "[health]",
             Self::Admin => "[admin]",
             Self::Credential => "[credentials.NAME]",
             Self::Route => "[[routes]]",
@@ -55,6 +58,7 @@ impl Section {
             Self::Server => Server::KEYS,
             Self::Tls => Tls::KEYS,
             Self::Limits => Limits::KEYS,
+            Self::Health => Health::KEYS,
             Self::Admin => Admin::KEYS,
             Self::Credential => Credential::KEYS,
             Self::Route => Route::KEYS,
@@ -66,8 +70,14 @@ impl Section {
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
             Self::Root => &["audit", "webhooks", "tracing", "shared"],
-            Self::Admin => &["metrics_token"],
-            Self::Server | Self::Limits | Self::Credential | Self::Route | Self::Tls | Self::Log => &[],
+            Self::Server
+            | Self::Limits
+            | Self::Health
+            | Self::Admin
+            | Self::Credential
+            | Self::Route
+            | Self::Tls
+            | Self::Log => &[],
         }
     }
 

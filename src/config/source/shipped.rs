@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 pub const TEXT: &str = include_str!("../../../proxy.toml");
 
 /// The beginnings of lines of keys without a default, which show an example.
-pub const EXAMPLES: [&str; 11] = [
+pub const EXAMPLES: [&str; 12] = [
     "#host = ",
     "#host_header = ",
     "#allow = ",
@@ -20,6 +20,7 @@ pub const EXAMPLES: [&str; 11] = [
     "#server_name = ",
     "#proxy = ",
     "#token = ",
+    "#tls = ",
     // Of a route: without the key, the limit is the server's.
     "#body_timeout = \"60s\"",
     "#body_rate = \"0\"",
@@ -34,7 +35,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 4] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 41] = [
+const DESCRIPTIONS: [(&str, &str); 45] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
@@ -44,7 +45,14 @@ const DESCRIPTIONS: [(&str, &str); 41] = [
         "PEM file with the certificate authorities of client certificates; if set, callers must present a certificate.",
     ),
     ("server.limits", "Bounds on what callers may use."),
+    ("health", "The address of health checks and metrics alone."),
     ("admin", "The admin address: health checks and the operator's API."),
+    ("admin.tls.certificate", "PEM file with the certificate and its intermediates."),
+    ("admin.tls.private_key", "PEM file with the private key of the certificate."),
+    (
+        "admin.tls.client_ca",
+        "PEM file with the certificate authorities of client certificates; if set, clients must present a certificate.",
+    ),
     ("credentials", "Identities by name, and how they get tokens."),
     ("routes", "Which requests go to which API, with which credential."),
     ("log", "The log, which goes to standard error."),

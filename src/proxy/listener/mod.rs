@@ -3,8 +3,6 @@
 //! A listening socket for each worker would spread a few connections unevenly, and a worker that stops would lose the
 //! connections that the system has queued.
 
-pub mod unix_socket;
-
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
@@ -22,7 +20,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use self::unix_socket::SocketFile;
 use super::limits::admission::AdmissionControl;
 use super::peer::{Networks, Peer};
 use super::worker::{Accepted, Socket, WorkerHandle};
@@ -30,6 +27,7 @@ use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 use crate::systemd::sockets::PassedListener;
 use crate::telemetry::throttle::Throttle;
+use crate::unix_socket::SocketFile;
 
 /// The pause after the system refused a connection, most likely for lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);

@@ -251,7 +251,11 @@ impl Process {
 
     /// Waits for a log event that names an address, and returns the address.
     pub async fn logged_address(&self, message: &str) -> SocketAddr {
-        self.event(message).await["address"].as_str().unwrap().parse().unwrap()
+        let event = self.event(message).await;
+        let address = event["address"].as_str().unwrap();
+        // A unix socket has none.
+        let is_unix = address.starts_with("unix:");
+        if is_unix { SocketAddr::from(([0, 0, 0, 0], 0)) } else { address.parse().unwrap() }
     }
 
     /// Sends a signal.

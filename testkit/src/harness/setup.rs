@@ -73,6 +73,12 @@ impl Setup {
         self
     }
 
+    /// Sets keys of `[health]`.
+    pub fn health(mut self, lines: &str) -> Self {
+        self.configuration.set("health", lines);
+        self
+    }
+
     /// Sets keys of `[admin]`.
     pub fn admin(mut self, lines: &str) -> Self {
         self.configuration.set("admin", lines);
