@@ -27,7 +27,7 @@ impl Resolver<'_> {
         let place = listen.place();
         let listen = listen.read_or(Listen::Tcp(DEFAULT_LISTEN), |listen| self.listen_address(listen))?;
         self.refuse_own_conflict(("admin.listen", &listen, place.as_ref()), "server.listen", callers);
-        let (has_token, speaks_plain_http) = (!token.is_absent(), tls.is_absent());
+        let (has_token, speaks_plain_http) = (token.read_or(false, |_| Some(true)), tls.is_absent());
         let tls_place = tls.place();
         let tls = self.admin_tls(tls);
         if matches!(listen, Listen::Unix(_)) && tls_place.is_some() {
@@ -42,7 +42,7 @@ impl Resolver<'_> {
         }
         let asked_at = metrics_token.usable().filter(|asked| *asked.get_ref()).map(Spanned::span);
         if let Some(asked_at) = asked_at.clone()
-            && !has_token
+            && has_token == Some(false)
             && token_file.is_none()
         {
             let help = "set `admin.token`, or `server.state_dir`, in which the daemon keeps a token";
@@ -57,18 +57,18 @@ impl Resolver<'_> {
     fn check_beyond_loopback(
         &mut self,
         place: Option<Range<usize>>,
-        has_token: bool,
+        has_token: Option<bool>,
         speaks_plain_http: bool,
         has_own_token: bool,
     ) {
-        if has_token && speaks_plain_http {
+        if has_token == Some(true) && speaks_plain_http {
             self.error(
                 place,
                 "`admin.token` would cross the network in the clear",
                 "set admin.tls = { certificate = \"…\", private_key = \"…\" }, or listen on loopback or a unix socket; \
                  for health checks and metrics beyond loopback, set `listen` in [health]",
             );
-        } else if !has_token && (speaks_plain_http || !has_own_token) {
+        } else if has_token == Some(false) && (speaks_plain_http || !has_own_token) {
             self.warning(
                 place,
                 "the admin address is not on loopback, and there is no `admin.token`",

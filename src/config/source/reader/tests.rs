@@ -295,6 +295,11 @@ fn base(keys: &[&Steps]) -> TomlValue {
     } else {
         ""
     };
+    text += if is_in("admin.tls") {
+        "[admin.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\nclient_ca = \"ca.pem\"\n"
+    } else {
+        ""
+    };
     TomlValue::Table(toml::from_str(&text).unwrap())
 }
 
