@@ -249,12 +249,11 @@ mod tests {
             assert_eq!(login(other), [""; 0], "{other}");
         }
         // The default of `redirect_uri` too.
-        let text = format!(
-            "[server]\nlisten = \"127.0.0.1:8400\"\nstate_dir = \"/nowhere\"\n[credentials.c]\nclient_id = \"i\"\n\
+        let text = "[server]\nlisten = \"127.0.0.1:8400\"\nstate_dir = \"/nowhere\"\n[credentials.c]\nclient_id = \"i\"\n\
              client_auth = \"none\"\nissuer = \"https://as.test\"\ngrant = \"authorization_code\"\n\
-             state_key = {{ env = \"KEY\" }}\n[[routes]]\nupstream = \"https://api.test\"\ncredential = \"c\"\n"
-        );
-        let problems = parse(Path::new("proxy.toml"), text, &Environment::from([("KEY", KEY)])).unwrap_err();
+             state_key = { env = \"KEY\" }\n[[routes]]\nupstream = \"https://api.test\"\ncredential = \"c\"\n";
+        let problems =
+            parse(Path::new("proxy.toml"), text.to_owned(), &Environment::from([("KEY", KEY)])).unwrap_err();
         assert_eq!(problems.errors(), 1, "{problems}");
         assert!(problems.to_string().contains("127.0.0.1:8401/callback"), "{problems}");
     }
