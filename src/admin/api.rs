@@ -7,8 +7,8 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, RawQuery, Request, State};
-use axum::http::header::{ACCEPT, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -19,17 +19,27 @@ use super::access::{Access, Need};
 use super::credentials;
 use super::credentials::Credentials;
 use super::exposition::Exposition;
+use super::html;
+use super::overview;
+use super::overview::Overview;
+use super::page;
 use super::problem::method_not_allowed;
 use super::readiness::Readiness;
 use super::reload;
 use super::reload::Reloading;
 use super::server;
 use super::server::{Bounds, Client, Listener, Peer};
+use super::stream;
+use super::stream::Streams;
 use crate::http::Problem;
 
 /// The most requests in progress but those of health checks: fewer than connections, so that there is always a connection
 /// that a health check's may replace.
 const OPERATIONS: usize = Bounds::FOR_OPERATORS.connections / 2;
+
+const STYLE: &str = include_str!("../../templates/page.css");
+const SCRIPT: &str = include_str!("../../templates/page.js");
+const ICON: &str = include_str!("../../templates/page.svg");
 
 /// What the admin address serves.
 #[derive(Clone, Debug)]
@@ -40,6 +50,8 @@ pub struct OperatorAddress {
     pub credentials: Credentials,
     /// Reloads.
     pub reloading: Reloading,
+    /// The whole daemon, as JSON, events and a page.
+    pub overview: Overview,
     /// The metrics, if there are any.
     pub exposition: Option<Arc<dyn Exposition>>,
 }
@@ -58,11 +70,15 @@ pub struct HealthAddress {
 impl OperatorAddress {
     /// Serves the admin address until `until` is ready, and then finishes the requests in flight.
     pub async fn serve(self, listener: Listener, until: impl Future<Output = ()>) {
-        server::serve(listener, self.router(), Bounds::FOR_OPERATORS, until).await;
+        let overview = self.overview.clone();
+        tokio::select! {
+            () = server::serve(listener, self.router(), Bounds::FOR_OPERATORS, until) => {}
+            () = overview.sample() => {}
+        }
     }
 
     fn router(self) -> Router {
-        let Self { readiness, credentials, reloading, exposition } = self;
+        let Self { readiness, credentials, reloading, overview, exposition } = self;
         let entrance = Entrance::Operators(credentials.clone());
         let health = Router::new()
             .route("/livez", get(livez))
@@ -79,8 +95,17 @@ impl OperatorAddress {
             .route("/metrics", any(metrics))
             .fallback(not_found)
             .with_state(Metrics { entrance, exposition });
+        let streams = Streams::new(overview.clone());
+        let seen = Router::new()
+            .route("/", any(page::answer))
+            .route("/status", any(overview::answer))
+            .with_state(overview)
+            .merge(Router::new().route("/events", any(stream::answer)).with_state(streams))
+            .route("/page.css", get(async || html::part("text/css; charset=utf-8", STYLE)))
+            .route("/page.js", get(async || html::part("text/javascript; charset=utf-8", SCRIPT)))
+            .route("/page.svg", get(async || html::part("image/svg+xml", ICON)));
         let places = Arc::new(Semaphore::new(OPERATIONS));
-        let operations = operated.merge(reloaded).merge(others);
+        let operations = operated.merge(reloaded).merge(seen).merge(others);
         let operations = operations.layer(from_fn_with_state(places, within_bound));
         health.merge(operations).layer(from_fn(challenge))
     }
@@ -127,8 +152,8 @@ impl Entrance {
     const fn paths(&self) -> &'static str {
         match self {
             Self::Operators(_) => {
-                "This is bearerd's admin address, with the paths /livez, /readyz, /readyz?verbose, /credentials and \
-                 /reload. Applications connect to server.listen."
+                "This is bearerd's admin address, with the paths /, /livez, /readyz, /readyz?verbose, /status, \
+                 /events, /credentials and /reload. Applications connect to server.listen."
             }
             Self::Health(_) => {
                 "This is bearerd's address of health checks, with the paths /livez and /readyz. Operators connect to \
@@ -175,20 +200,13 @@ async fn refuse_other_sites(State(entrance): State<Entrance>, request: Request, 
 
 /// Adds the challenge to a 401 (RFC 9110 §11.6.1): a browser asks its user for a password.
 async fn challenge(request: Request, answer: Next) -> Response {
-    let is_browser = request.uri().path() == "/" || accepts_pages(request.headers());
+    let is_browser = request.uri().path() == "/" || html::is_wanted(request.headers());
     let mut response = answer.run(request).await;
     if response.status() == StatusCode::UNAUTHORIZED {
         let schemes = if is_browser { "Basic realm=\"bearerd\", Bearer" } else { "Bearer" };
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(schemes));
     }
     response
-}
-
-fn accepts_pages(headers: &HeaderMap) -> bool {
-    let types = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    types.flat_map(|value| value.split(',')).any(|one| {
-        one.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/html"))
-    })
 }
 
 /// Answers 200 whenever the process can answer at all.

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
@@ -13,14 +13,16 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
-use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::access::{Access, Need};
+use super::confirmation;
 use super::hand_over;
+use super::html;
 use super::problem::{audited, json, method_not_allowed};
 use super::server::{Client, Peer};
+use super::status::Credential;
 use crate::http::{Problem, whole_seconds};
 use crate::lifecycle::Stage;
 use crate::shared_request::NoOutcome;
@@ -82,37 +84,24 @@ impl Action {
     }
 }
 
-/// The body of a response to [`Action::Show`].
+/// The body of a response to [`Action::Show`]: the credential's entry in `/status`, and how a grant is handed over.
 #[derive(Serialize)]
-struct Shown<'a> {
-    name: &'a str,
-    grant: &'static str,
+struct Shown {
+    #[serde(flatten)]
+    status: Credential,
     takes_grant: bool,
     #[serde(flatten)]
     origin: GrantOrigin,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<String>,
-    state: &'static str,
-    reason: Option<&'static str>,
-    since: Option<String>,
-    needs_person: bool,
-    generation: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh_token_expires_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_error: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    help: Option<String>,
 }
 
 /// The body of a response to [`Action::List`].
 #[derive(Serialize)]
-struct Listed<'a> {
-    credentials: Vec<Shown<'a>>,
+struct Listed {
+    credentials: Vec<Shown>,
 }
 
 /// The body of a response to [`Action::Refresh`].
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct RefreshedToken {
     generation: u64,
     expires_in: u64,
@@ -170,10 +159,27 @@ pub(super) async fn answer(
         credential: credential.map_or("", |(source, _)| source.name()),
         peer: client.ip(),
     };
+    let changes_nothing = matches!(action, Some(Action::List | Action::Show)) || is_question(action, &head);
     match outcome {
-        Ok(response) if matches!(action, Some(Action::List | Action::Show)) => response,
+        Ok(response) if changes_nothing => response,
+        // A browser asks its user for the token after a 401.
+        Err(problem)
+            if action == Some(Action::Refresh)
+                && html::is_wanted(&head.headers)
+                && problem.status != StatusCode::UNAUTHORIZED =>
+        {
+            let page = confirmation::refused(operation.credential, &problem);
+            audited(&operation, &operated.events, Err(problem));
+            page
+        }
         outcome => audited(&operation, &operated.events, outcome),
     }
+}
+
+/// Whether a browser asks for the page that asks before a refresh.
+fn is_question(action: Option<Action>, head: &Parts) -> bool {
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    action == Some(Action::Refresh) && is_read && html::is_wanted(&head.headers)
 }
 
 /// The credential's name and the operation of a path below `/credentials`. Names contain no characters that need
@@ -229,7 +235,15 @@ impl Operated {
             (Action::Refresh, &Method::POST) => {
                 hand_over::no_content(head, body).await?;
                 let outcome = operator.refresh(REFRESH_WAIT).await;
-                refresh(source.name(), outcome, *self.stage.borrow())
+                let token = refresh(source.name(), outcome, *self.stage.borrow())?;
+                Ok(if html::is_wanted(&head.headers) {
+                    confirmation::refreshed(source.name(), &token.detail)
+                } else {
+                    json(StatusCode::OK, &token)
+                })
+            }
+            (Action::Refresh, _) if is_question(Some(action), head) => {
+                Ok(confirmation::question(source.name()))
             }
             _ => Err(method_not_allowed(action.method())),
         }
@@ -286,36 +300,22 @@ fn list(all: &[(TokenSource, Operator)]) -> Response {
     json(StatusCode::OK, &Listed { credentials })
 }
 
-fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
-    let status = operator.status(source);
+fn shown(source: &TokenSource, operator: &Operator) -> Shown {
     Shown {
-        name: source.name(),
-        grant: operator.grant,
+        status: Credential::now(source, operator),
         takes_grant: operator.takes_grants,
         origin: operator.origin.without_query(),
-        tenant: status.tenant,
-        state: status.state.as_str(),
-        reason: status.reason,
-        since: date(status.since),
-        needs_person: status.needs_person,
-        generation: status.generation,
-        refresh_token_expires_at: status.refresh_token_expires.and_then(date),
-        last_error: status.failure.as_ref().map(ToString::to_string),
-        help: status.help,
     }
 }
 
-/// A moment by RFC 3339, to the second; `None` after the year 9999.
-fn date(moment: SystemTime) -> Option<String> {
-    let moment = Timestamp::try_from(moment).ok()?;
-    Timestamp::from_second(moment.as_second()).ok().map(|second| second.to_string())
-}
-
-fn refresh(name: &str, outcome: Result<Refreshed, NoOutcome>, stage: Stage) -> Result<Response, Problem> {
+fn refresh(
+    name: &str,
+    outcome: Result<Refreshed, NoOutcome>,
+    stage: Stage,
+) -> Result<RefreshedToken, Problem> {
     let token = |generation: Generation, left: Duration, same_token, detail| {
         let generation = generation.number();
-        let token = RefreshedToken { generation, expires_in: left.as_secs(), same_token, detail };
-        Ok(json(StatusCode::OK, &token))
+        Ok(RefreshedToken { generation, expires_in: left.as_secs(), same_token, detail })
     };
     match outcome {
         Ok(Refreshed::New { generation, left }) => {

@@ -4,19 +4,29 @@
 
 mod access;
 mod api;
+mod confirmation;
 mod credentials;
 mod exposition;
 mod hand_over;
+mod html;
+mod latency;
+mod overview;
+mod page;
 mod problem;
 mod readiness;
 mod reload;
 pub mod server;
+pub mod status;
+mod stream;
 mod token;
 pub mod token_file;
+pub mod words;
 
 pub use access::Access;
 pub use api::{HealthAddress, OperatorAddress};
 pub use credentials::Credentials;
 pub use exposition::Exposition;
+pub use latency::Histogram;
+pub use overview::{Overview, Parts, RouteFigures};
 pub use readiness::Readiness;
 pub use reload::Reloading;

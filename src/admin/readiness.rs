@@ -4,15 +4,15 @@
 //! if a route needs that, until the daemon is asked to stop. A token endpoint that fails later does not matter: other
 //! instances use the same one.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::lifecycle::Stage;
-use crate::token::TokenSource;
 use crate::token::api_discovery::DiscoverySource;
+use crate::token::{CredentialState, Operator, TokenSource};
 
 /// Whether the daemon is ready.
 #[derive(Clone, Debug)]
@@ -24,16 +24,16 @@ pub struct Readiness {
 /// The state that readiness depends on.
 #[derive(Debug)]
 struct Counted {
-    credentials: Vec<(TokenSource, bool)>,
+    credentials: Vec<(TokenSource, Operator)>,
     discoveries: Vec<DiscoverySource>,
     /// Whether the daemon was ready with an earlier configuration: a reload never withdraws readiness.
     has_been_ready: bool,
 }
 
 impl Readiness {
-    /// Readiness by these credentials, each with whether it is required, and their discoveries.
+    /// Readiness by these credentials and their discoveries.
     pub fn new(
-        credentials: Vec<(TokenSource, bool)>,
+        credentials: Vec<(TokenSource, Operator)>,
         discoveries: Vec<DiscoverySource>,
         stage: watch::Receiver<Stage>,
     ) -> Self {
@@ -42,7 +42,7 @@ impl Readiness {
     }
 
     /// Depends on other credentials and discoveries from now on.
-    pub fn change(&self, credentials: Vec<(TokenSource, bool)>, discoveries: Vec<DiscoverySource>) {
+    pub fn change(&self, credentials: Vec<(TokenSource, Operator)>, discoveries: Vec<DiscoverySource>) {
         let has_been_ready = self.counted.load().is_ready();
         self.counted.store(Arc::new(Counted { credentials, discoveries, has_been_ready }));
     }
@@ -63,34 +63,40 @@ impl Readiness {
         text
     }
 
-    fn is_draining(&self) -> bool {
+    /// Whether the daemon is stopping.
+    pub fn is_draining(&self) -> bool {
         *self.stage.borrow() != Stage::Running
+    }
+
+    /// The stage of the daemon.
+    pub fn stage(&self) -> watch::Receiver<Stage> {
+        self.stage.clone()
     }
 }
 
 impl Counted {
     fn is_ready(&self) -> bool {
         self.has_been_ready
-            || self.credentials.iter().all(|(source, required)| !required || source.has_had_a_token())
+            || self
+                .credentials
+                .iter()
+                .all(|(source, operator)| !operator.credential().required || source.has_had_a_token())
                 && self.discoveries.iter().all(|one| one.has_found() || !self.is_required(one))
     }
 
     fn explain(&self) -> String {
         let mut text = String::new();
-        for (source, required) in &self.credentials {
-            let (mark, state) = match (source.current(), source.has_had_a_token(), required) {
-                (Some(_), _, _) if source.is_rejected() => ("[ ]", "has a token that an API rejected"),
-                (Some(_), _, _) => ("[+]", "has a valid token"),
-                (None, true, _) => ("[ ]", "had a token that has expired"),
-                (None, false, true) if self.has_been_ready => {
-                    ("[ ]", "waits for its first token since a reload")
-                }
-                (None, false, true) => ("[-]", "waits for its first token"),
-                (None, false, false) => ("[ ]", "waits for its first token, and is not required"),
+        for (source, operator) in &self.credentials {
+            let status = operator.status(source);
+            let is_required = operator.credential().required;
+            let mark = match (status.state, source.has_had_a_token(), is_required) {
+                (CredentialState::Valid, ..) => "[+]",
+                (_, false, true) if !self.has_been_ready => "[-]",
+                _ => "[ ]",
             };
-            let why =
-                source.failure().map(|error| format!("; the last token request failed: {}", error.outcome()));
-            let _ = writeln!(text, "{mark} credential {} {state}{}", source.name(), why.unwrap_or_default());
+            let state = InWords { state: status.state, reason: status.reason };
+            let required = if is_required { "" } else { ", and is not required" };
+            let _ = writeln!(text, "{mark} credential {} is {state}{required}", source.name());
         }
         for discovery in &self.discoveries {
             let (mark, state) = match (discovery.has_found(), self.is_required(discovery)) {
@@ -110,6 +116,21 @@ impl Counted {
 
     fn is_required(&self, discovery: &DiscoverySource) -> bool {
         let mut credentials = self.credentials.iter();
-        credentials.any(|(source, required)| *required && source.name() == discovery.credential())
+        credentials.any(|(source, operator)| {
+            operator.credential().required && source.name() == discovery.credential()
+        })
+    }
+}
+
+/// A state and its reason, as `degraded: client_rejected`.
+struct InWords {
+    state: CredentialState,
+    reason: Option<&'static str>,
+}
+
+impl fmt::Display for InWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.state.as_str())?;
+        self.reason.map_or(Ok(()), |reason| write!(f, ": {reason}"))
     }
 }

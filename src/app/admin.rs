@@ -19,17 +19,21 @@ use super::StartError;
 use super::certificates::{Certificates, ShownTo};
 use super::credentials::Credential;
 use super::listen_sockets::{ADMIN, HEALTH, bind, explain};
+use super::observed::Observed;
 use super::upstreams::Discoveries;
+use crate::admin;
 use crate::admin::server::Listener;
 use crate::admin::token_file;
 use crate::admin::token_file::OwnToken;
-use crate::admin::{Access, Credentials, Exposition, HealthAddress, OperatorAddress, Readiness, Reloading};
+use crate::admin::{
+    Access, Credentials, Exposition, HealthAddress, OperatorAddress, Overview, Readiness, Reloading,
+};
 use crate::config::{Config, Listen};
 use crate::lifecycle::Stage;
 use crate::proxy::listener::BoundSocket;
 use crate::reload::Reloads;
 use crate::telemetry::Events;
-use crate::tls::reload::Reload;
+use crate::tls::reload::{CurrentCertificate, Reload};
 use crate::unix_socket::SocketFile;
 
 /// The open addresses and the state that they serve.
@@ -246,7 +250,7 @@ impl AdminAddress {
         (credentials, discoveries): (&[Credential], &Discoveries),
         stage: watch::Receiver<Stage>,
         reloads: Option<Reloads>,
-        events: &Events,
+        (events, observed): (&Events, &Arc<Observed>),
         tasks: &mut JoinSet<&'static str>,
     ) -> Result<Self, StartError> {
         let Some(admin) = admin else { return Err(io::Error::other("no admin address").into()) };
@@ -258,11 +262,14 @@ impl AdminAddress {
         };
         let of_health = Access::of_health(&config.admin, health_address, token.as_ref());
         let of_health = Arc::new(ArcSwap::from_pointee(of_health.with_guesses_of(&access)));
-        let operated = Credentials::new(access, operated(credentials), stage.clone(), events.clone());
-        let readiness = Readiness::new(counted(credentials), discoveries.sources(), stage);
+        let all = operated(credentials);
+        let operated = Credentials::new(access, all.clone(), stage.clone(), events.clone());
+        let readiness = Readiness::new(all, discoveries.sources(), stage);
+        let parts: Arc<dyn admin::Parts> = Arc::<Observed>::clone(observed);
         let operators = OperatorAddress {
             readiness: readiness.clone(),
             reloading: Reloading::new(operated.clone(), reloads),
+            overview: Overview::new(operated.clone(), readiness.clone(), parts),
             credentials: operated,
             exposition: exposition.clone(),
         };
@@ -306,7 +313,7 @@ impl AdminAddress {
         let of_health = Access::of_health(&after.admin, health_address, self.token.as_ref());
         self.checks.access.store(Arc::new(of_health.with_guesses_of(&access)));
         self.operators.credentials.change(access, operated(credentials));
-        self.operators.readiness.change(counted(credentials), discoveries.sources());
+        self.operators.readiness.change(operated(credentials), discoveries.sources());
 
         if let Some(next) = admin {
             self.admin.certificates.end();
@@ -321,6 +328,11 @@ impl AdminAddress {
                 self.health = Some(serve_checks(&self.checks, *next, (&mut self.servers, tasks)));
             }
         }
+    }
+
+    /// The certificate that is shown to operators.
+    pub(super) fn certificate(&self) -> Option<CurrentCertificate> {
+        self.admin.certificates.certificate()
     }
 
     /// The daemon's own token.
@@ -381,8 +393,4 @@ fn expose(token: Option<&SecretString>) -> Option<&str> {
 
 fn operated(credentials: &[Credential]) -> Vec<(crate::token::TokenSource, crate::token::Operator)> {
     credentials.iter().map(|one| (one.source.clone(), one.operator.clone())).collect()
-}
-
-fn counted(credentials: &[Credential]) -> Vec<(crate::token::TokenSource, bool)> {
-    credentials.iter().map(|one| (one.source.clone(), one.config.required)).collect()
 }

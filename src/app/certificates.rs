@@ -9,7 +9,7 @@ use super::StartError;
 use crate::config::ServerTls;
 use crate::config::model::server_tls::TlsFiles;
 use crate::tls::client::{Alpn, HTTP_1, HTTP_2_OR_1};
-use crate::tls::reload::{CurrentTls, Reload};
+use crate::tls::reload::{CurrentCertificate, CurrentTls, Reload};
 
 /// Whom a certificate is shown to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl ShownTo {
 #[derive(Debug)]
 pub(super) struct Certificates {
     shown_to: ShownTo,
-    current: Option<(TlsFiles, CurrentTls)>,
+    current: Option<(TlsFiles, CurrentTls, CurrentCertificate)>,
     /// Requests that the files are read now.
     pub(super) asked: Arc<Notify>,
     task: Option<AbortHandle>,
@@ -55,7 +55,8 @@ impl Certificates {
         let reload = tls.map(|tls| Reload::new(shown_to.key(), tls, shown_to.alpn())).transpose();
         let reload = reload.map_err(|source| StartError::ServerTls { key: shown_to.key(), source })?;
         let current = tls.zip(reload.as_ref());
-        let current = current.map(|(tls, reload)| (tls.files.clone(), reload.current()));
+        let current =
+            current.map(|(tls, reload)| (tls.files.clone(), reload.current(), reload.certificate()));
         Ok((Self { shown_to, current, asked: Arc::default(), task: None }, reload))
     }
 
@@ -99,10 +100,15 @@ impl Certificates {
 
     /// The TLS configuration of new connections.
     pub(super) fn current(&self) -> Option<CurrentTls> {
-        self.current.as_ref().map(|(_, current)| Arc::clone(current))
+        self.current.as_ref().map(|(_, current, _)| Arc::clone(current))
+    }
+
+    /// The certificate of new connections.
+    pub(super) fn certificate(&self) -> Option<CurrentCertificate> {
+        self.current.as_ref().map(|(_, _, certificate)| Arc::clone(certificate))
     }
 
     fn files(&self) -> Option<&TlsFiles> {
-        self.current.as_ref().map(|(files, _)| files)
+        self.current.as_ref().map(|(files, _, _)| files)
     }
 }

@@ -9,11 +9,13 @@ mod credentials;
 mod differences;
 mod error;
 mod listen_sockets;
+mod observed;
 mod reload;
 mod status_line;
 mod table;
 mod upstreams;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ use self::certificates::{Certificates, ShownTo};
 use self::credentials::{Credential, Place, Plan, Refreshers, Step, client, plan};
 pub use self::error::StartError;
 use self::listen_sockets::{ListenSockets, Passed};
+use self::observed::Observed;
 use self::table::{Served, serve};
 pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
 use self::upstreams::{Discoveries, InForce, Resources};
@@ -44,7 +47,7 @@ use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::worker;
 use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
-use crate::reload::Reloads;
+use crate::reload::{Outcome, Reloads};
 use crate::systemd::sockets::PassedSockets;
 use crate::telemetry::event::Name;
 use crate::telemetry::{Event, Events};
@@ -81,6 +84,7 @@ pub struct Daemon {
     tasks: JoinSet<&'static str>,
     /// Outlives every reload.
     events: Events,
+    observed: Arc<Observed>,
 }
 
 /// A part of the daemon ended unexpectedly.
@@ -196,15 +200,17 @@ impl Daemon {
             .collect();
         let discoveries = Discoveries::default().continued_with(Vec::new(), discoveries, &mut tasks);
         certificates.keep(keeper, &mut tasks);
+        let observed = Observed::new(&config, &service_settings, &upstreams, &certificates, &events);
         let admin = AdminAddress::open(
             admin,
             &config,
             (&credentials, &discoveries),
             stages.watch(),
             reloads,
-            &events,
+            (&events, &observed),
             &mut tasks,
         )?;
+        observed.show_admin_certificate(admin.certificate());
         Ok(Self {
             config,
             clock,
@@ -224,6 +230,7 @@ impl Daemon {
             refreshers,
             tasks,
             events,
+            observed,
         })
     }
 
@@ -245,6 +252,16 @@ impl Daemon {
     /// The pulse of all threads.
     pub fn pulse(&self) -> Pulse {
         self.threads.pulse()
+    }
+
+    /// Names the file of the configuration for operators.
+    pub fn configured_by(&self, file: &Path) {
+        self.observed.configured_by(file);
+    }
+
+    /// Notes the outcome of a reload for operators.
+    pub fn reload_ended(&self, outcome: &Outcome) {
+        self.observed.reload_ended(outcome);
     }
 
     /// The configuration in force.

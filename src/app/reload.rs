@@ -96,6 +96,9 @@ impl Daemon {
         // dropped.
         (self.credentials, self.discoveries) = (credentials, discoveries);
         (self.service_settings, self.upstreams, self.config) = (service_settings, upstreams, config);
+        let Self { config, service_settings, upstreams, certificates, .. } = &*self;
+        self.observed.change(config, service_settings, upstreams, certificates);
+        self.observed.show_admin_certificate(self.admin.certificate());
         Ok(Reloaded { restart_needed, ..reloaded })
     }
 

@@ -20,6 +20,7 @@ mod refresh;
 mod run;
 mod schema;
 mod states;
+mod status;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,9 @@ enum Command {
     Explain(explain::Explain),
     /// Check the health of a running daemon
     Health(health::Health),
+    /// Show the state of a running daemon: credentials, upstreams and certificates
+    #[command(after_help = status::HELP)]
+    Status(status::Status),
     /// Make a running daemon request a new token now
     Refresh(refresh::Refresh),
     /// Authorize a credential's client in a browser, and store the grant
@@ -92,6 +96,7 @@ pub async fn main() -> ExitCode {
         Command::Check(check) => check::check(check, &Environment::process()).await,
         Command::Explain(explain) => explain::explain(explain, &Environment::process()),
         Command::Health(health) => health::health(health, &Environment::process()).await,
+        Command::Status(status) => status::status(status, &Environment::process()).await,
         Command::Refresh(refresh) => refresh::refresh(refresh, &Environment::process()).await,
         Command::Login(login) => login::login(login, &Environment::process()).await,
         Command::Forget(forget) => forget::forget(&forget, &Environment::process()),

@@ -58,6 +58,16 @@ impl Problem {
         self
     }
 
+    /// What kind of refusal this is, in a few words.
+    pub const fn title(&self) -> &'static str {
+        self.title
+    }
+
+    /// What happened, and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The response.
     pub fn response(&self) -> Response<Bytes> {
         let Self { status, code, title, detail, retry_after, allow } = self;

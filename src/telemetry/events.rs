@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -32,6 +33,8 @@ struct Shared {
     sinks: ArcSwap<Vec<Arc<dyn Sink>>>,
     subscribers: broadcast::Sender<Arc<Event>>,
     histories: Mutex<BTreeMap<Arc<str>, Arc<History>>>,
+    /// How many events were recorded.
+    recorded: AtomicU64,
 }
 
 impl Default for Events {
@@ -48,6 +51,7 @@ impl Events {
             sinks: ArcSwap::default(),
             subscribers: broadcast::channel(SUBSCRIBED_EVENTS).0,
             histories: Mutex::default(),
+            recorded: AtomicU64::new(0),
         }))
     }
 
@@ -65,11 +69,17 @@ impl Events {
     /// Hands an event to all readers but the log, which has a line of its own about it.
     pub fn record_unlogged(&self, event: Event) {
         let event = Arc::new(event);
+        self.0.recorded.fetch_add(1, Ordering::Relaxed);
         for sink in self.0.sinks.load().iter() {
             sink.take(&event);
         }
         // An error means that nobody has subscribed.
         let _ = self.0.subscribers.send(event);
+    }
+
+    /// How many events were recorded since the start.
+    pub fn recorded(&self) -> u64 {
+        self.0.recorded.load(Ordering::Relaxed)
     }
 
     /// Replaces the sinks.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::sign::CertifiedKey;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
@@ -29,6 +30,9 @@ type Reading = (Fingerprint, Result<TlsMaterial, TlsFileError>);
 /// The TLS configuration of new connections, replaced as a whole.
 pub type CurrentTls = Arc<ArcSwap<ServerConfig>>;
 
+/// The certificate of new connections.
+pub type CurrentCertificate = Arc<ArcSwap<CertifiedKey>>;
+
 /// Keeps the TLS configuration up to date.
 #[derive(Debug)]
 pub struct Reload {
@@ -37,6 +41,7 @@ pub struct Reload {
     files: TlsFiles,
     alpn: Alpn,
     current: CurrentTls,
+    certificate: CurrentCertificate,
     /// The fingerprint and the content of the files in use.
     fingerprint: Fingerprint,
     material: TlsMaterial,
@@ -65,6 +70,7 @@ impl Reload {
     pub fn new(key: &'static str, tls: &ServerTls, alpn: Alpn) -> Result<Self, ServerTlsError> {
         let ServerTls { files, initial, fingerprint } = tls.clone();
         let current = Arc::new(ArcSwap::from(server_config(&initial, alpn)?));
+        let certificate = Arc::new(ArcSwap::from(Arc::clone(&initial.certified)));
         // The configuration has a warning of its own.
         let expiry_warning = if initial.ends_soon() { ExpiryWarning::Soon } else { ExpiryWarning::None };
         Ok(Self {
@@ -72,6 +78,7 @@ impl Reload {
             files,
             alpn,
             current,
+            certificate,
             fingerprint,
             material: initial,
             reading: Blocking::new(FILE_READ_TIMEOUT),
@@ -84,6 +91,11 @@ impl Reload {
     /// The TLS configuration of new connections.
     pub fn current(&self) -> CurrentTls {
         Arc::clone(&self.current)
+    }
+
+    /// The certificate of new connections.
+    pub fn certificate(&self) -> CurrentCertificate {
+        Arc::clone(&self.certificate)
     }
 
     /// Reads the files every few seconds, and at once when `asked` is notified. Never returns.
@@ -127,6 +139,7 @@ impl Reload {
 
     fn replace(&mut self, fingerprint: Fingerprint, material: TlsMaterial, config: Arc<ServerConfig>) {
         self.current.store(config);
+        self.certificate.store(Arc::clone(&material.certified));
         info!(key = self.key, ends = material.end_date(), "server certificate reloaded");
         self.fingerprint = fingerprint;
         self.material = material;

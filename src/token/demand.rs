@@ -25,6 +25,8 @@ pub(super) struct Demands {
 /// The demand of one party.
 #[derive(Debug, Default)]
 pub(super) struct Demand {
+    /// Whether the party is a route. The credential's own source, which others are made from, sends no requests.
+    is_route: bool,
     /// A [`Demanded`].
     word: AtomicU64,
     withdrawn: Notify,
@@ -64,7 +66,16 @@ pub(super) enum Rejection {
 impl Demands {
     /// Another party, which demands nothing. A party that is dropped withdraws its demand.
     pub(super) fn party(&self) -> Arc<Demand> {
-        let party = Arc::new(Demand::default());
+        self.add(Demand { is_route: true, ..Demand::default() })
+    }
+
+    /// The party of the credential's own source.
+    pub(super) fn own(&self) -> Arc<Demand> {
+        self.add(Demand::default())
+    }
+
+    fn add(&self, party: Demand) -> Arc<Demand> {
+        let party = Arc::new(party);
         let mut parties = self.parties.lock().unwrap_or_else(PoisonError::into_inner);
         parties.retain(|other| other.strong_count() > 0);
         parties.push(Arc::downgrade(&party));
@@ -81,7 +92,7 @@ impl Demands {
         let (mut some, mut all) = (false, true);
         for party in self.parties() {
             let exceeds = party.exceeds(generation);
-            (some, all) = (some || exceeds, all && exceeds);
+            (some, all) = (some || exceeds, all && (exceeds || !party.is_route));
         }
         match (some, all) {
             (false, _) => Rejection::None,

@@ -52,7 +52,7 @@ impl TokenSource {
         progress: watch::Receiver<RefreshProgress>,
         clock: Clock,
     ) -> Self {
-        let demand = demands.party();
+        let demand = demands.own();
         Self {
             name: Arc::from(name),
             store,

@@ -112,12 +112,13 @@ impl CredentialStatus {
             _ => times.wall,
         };
         let failure = progress.failure.clone();
+        let record = history.record();
         Self {
             state,
             reason,
             since: history.since((state.as_str(), reason), changed),
             needs_person: needs_person(&progress) || standing.is_grant_expiring,
-            help: advice(&progress, reason, credential),
+            help: advice(&progress, reason, credential, record.state_write_failures > 0),
             generation: source.generation().number(),
             tenant: source.tenant(),
             issued: token.as_deref().map(|token| times.at(token.issued())),
@@ -138,7 +139,7 @@ impl CredentialStatus {
             quota_remaining: quota_remaining(standing.quota_full_at, credential, times.now),
             waiters: source.waiters(),
             failure,
-            record: history.record(),
+            record,
         }
     }
 }
@@ -189,11 +190,17 @@ fn needs_person(progress: &RefreshProgress) -> bool {
     progress.failure.as_deref().is_some_and(|failure| super::progress::reason_of(failure).needs_person())
 }
 
+/// Whether the rest of the rotations is a fifth of `max_rotations` or less.
+const fn is_rotation_limit_near(rotations: u64, max_rotations: u64) -> bool {
+    max_rotations > 0 && max_rotations.saturating_sub(rotations) <= max_rotations.div_ceil(5)
+}
+
 /// What a person can do, in one sentence.
 fn advice(
     progress: &RefreshProgress,
     reason: Option<&'static str>,
     credential: &Credential,
+    has_failed_to_write: bool,
 ) -> Option<String> {
     if let Some(failure) = &progress.failure {
         return Some(help(failure, credential));
@@ -207,6 +214,16 @@ fn advice(
         }
         Some(reason) if reason == Reason::QuotaExhausted.code() => {
             "wait, or raise `quota` of the credential if the authorization server allows more token requests"
+        }
+        _ if has_failed_to_write && !progress.standing.is_durable => {
+            "let bearerd write the state file of the credential: check the free space, the owner and the mode of its \
+             folder; a restart before that loses the newest refresh token"
+        }
+        _ if is_rotation_limit_near(progress.standing.rotations, credential.max_rotations) => {
+            return Some(format!(
+                "authorize the client again, or raise `max_rotations`: the refresh token was replaced {} of {} times",
+                progress.standing.rotations, credential.max_rotations
+            ));
         }
         _ => return None,
     };

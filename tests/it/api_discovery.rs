@@ -108,7 +108,7 @@ async fn without_an_address_requests_and_readyz_report_the_missing_address() {
     assert!(reply.text().contains("upstream = \\\"discover\\\""), "{}", reply.text());
     let (status, verbose) = world.admin_get("/readyz?verbose").await;
     assert_eq!(status, 503);
-    assert!(verbose.contains("[+] credential api has a valid token\n"), "{verbose}");
+    assert!(verbose.contains("[+] credential api is valid\n"), "{verbose}");
     assert!(verbose.contains("[-] credential api has not discovered its API yet\n"), "{verbose}");
     world.finish().await;
 }

@@ -61,6 +61,7 @@ mod secrets;
 mod server_tls;
 mod shipped;
 mod state;
+mod status;
 mod systemd;
 mod tidy;
 mod tls_diagnosis;

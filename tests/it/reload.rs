@@ -621,7 +621,7 @@ async fn a_new_credential_without_a_token_is_named_and_stays_ready() {
     assert_eq!(world.admin_status("/readyz").await, 200, "it serves as much as before");
     let (_, explained) = world.admin_get("/readyz?verbose").await;
     assert!(
-        explained.contains("[ ] credential other waits for its first token since a reload"),
+        explained.contains("[ ] credential other is unusable: token_endpoint_rate_limited"),
         "{explained}"
     );
     assert_eq!(world.get("/other").await.status, 503);

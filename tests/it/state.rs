@@ -583,7 +583,7 @@ async fn the_end_of_a_refresh_token_is_shown_and_warned_of() {
     let (_, shown) = world.admin_get("/credentials/api").await;
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     let end = shown["refresh_token_expires_at"].as_str().unwrap().to_owned();
-    assert!(end.ends_with('Z') && end.len() == 20, "{end}");
+    assert!(end.ends_with('Z') && end.len() == 24, "{end}");
     world.finish().await;
 }
 

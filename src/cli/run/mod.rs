@@ -75,6 +75,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             return if error.is_of_the_configuration() { BAD_CONFIGURATION } else { FAILED };
         }
     };
+    daemon.configured_by(&path);
     let certificates = daemon.look_at_certificates();
     let requester = reloads.clone();
     let on_signal = |signal| match signal {

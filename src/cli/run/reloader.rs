@@ -138,6 +138,7 @@ impl Reloader {
             Err(not) => Err(not),
         };
         self.watch.reloaded(outcome.is_err());
+        daemon.reload_ended(&outcome);
         let is_news = self.problems.changes_to(outcome.as_ref().err().map(|not| not.problems.clone()));
         let is_repetition = std::mem::take(&mut self.is_repetition);
         if is_news || !is_repetition {

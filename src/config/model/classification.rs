@@ -141,6 +141,7 @@ impl Credential {
     fn fields(&self) -> Vec<Field> {
         let Self {
             name,
+            provider,
             token_url,
             identity,
             client_certificate,
@@ -209,6 +210,7 @@ impl Credential {
         all.add(Decides::Operation, "required", required);
         all.add(Decides::Operation, "login_stub", login_stub);
         let protected: Vec<String> = protected.iter().map(ToString::to_string).collect();
+        all.add(Decides::Operation, "provider", provider);
         all.add(Decides::Operation, "provider", &protected);
         let set: Vec<_> =
             set_if_absent.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();

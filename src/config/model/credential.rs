@@ -24,6 +24,8 @@ use super::secret::Secret;
 pub struct Credential {
     /// The name in the file.
     pub name: String,
+    /// The platform: `oauth2` is none in particular.
+    pub provider: &'static str,
     /// The token endpoint.
     pub token_url: Endpoint,
     /// The OAuth client and its grant.

@@ -91,6 +91,7 @@ impl Resolver<'_> {
         // The parts that may be absent come last, so that the others are checked in any case.
         Some(Credential {
             name: name.to_owned(),
+            provider: provider.as_str(),
             client_certificate,
             login,
             parameters,

@@ -104,6 +104,17 @@ choices_of_the_file! {
     }
 }
 
+impl Provider {
+    /// The provider as the file has it.
+    pub(in crate::config) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Oauth2 => "oauth2",
+            Self::Cxone => "cxone",
+            Self::Genesys => "genesys",
+        }
+    }
+}
+
 /// A grant, or `""` for none.
 impl Value for Option<Grant> {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {

@@ -37,6 +37,31 @@ pub struct Breaker {
     successes: ArcSwap<Vec<Arc<SuccessCounter>>>,
 }
 
+/// The state of a breaker, as operators see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Every request is sent.
+    Closed,
+    /// No request is sent.
+    Open,
+    /// One request at a time is sent, to see whether the upstream has recovered.
+    Probing,
+}
+
+impl BreakerState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::Probing];
+
+    /// The state, as one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Probing => "probing",
+        }
+    }
+}
+
 /// Counts the successful responses of one worker. A counter shared by all workers would move between the caches of the
 /// processors with each request.
 #[derive(Debug, Default)]
@@ -140,6 +165,15 @@ impl Breaker {
     /// Whether every request is admitted.
     pub fn is_closed(&self) -> bool {
         matches!(self.state.load().phase, Phase::Closed(_))
+    }
+
+    /// The state for operators, with the time until the next request is admitted if the breaker is open.
+    pub fn seen(&self) -> (BreakerState, Option<Duration>) {
+        match self.state.load().phase {
+            Phase::Closed(_) => (BreakerState::Closed, None),
+            Phase::Open { until } => (BreakerState::Open, Some(self.clock.now().until(until))),
+            Phase::Probing { .. } => (BreakerState::Probing, None),
+        }
     }
 
     /// Moves the window on; must be called several times within half a window.

@@ -24,6 +24,37 @@ pub struct ConnectionLimits {
     pub wait_timeout: Duration,
 }
 
+/// The connections and the waiting requests of all workers, for operators. Counted when a connection opens or closes, and
+/// when a request finds no free connection.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Connections that are open or being made.
+    pub connections: Gauge,
+    /// Requests that wait for a connection.
+    pub waiting: Gauge,
+}
+
+/// A number that rises and falls.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicUsize);
+
+impl Gauge {
+    /// The number now.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adds one.
+    pub fn rise(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes one away.
+    pub fn fall(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Divides the connections among the workers.
 #[derive(Debug, Default)]
 pub struct Shares(AtomicUsize);

@@ -12,7 +12,7 @@ use http::HeaderValue;
 
 use super::breaker::Breaker;
 use super::connect::Connect;
-use super::connections::{ConnectionLimits, Shares};
+use super::connections::{ConnectionLimits, Gauges, Shares};
 use crate::proxy::limits::slots::Slots;
 use crate::token::api_discovery::DiscoverySource;
 
@@ -29,6 +29,8 @@ pub struct Upstream {
     pub limits: ConnectionLimits,
     /// The shares of the workers in the connections.
     pub shares: Shares,
+    /// The connections and the waiting requests.
+    pub gauges: Arc<Gauges>,
     destination: Source,
 }
 
@@ -79,6 +81,7 @@ impl Upstream {
             breaker: Breaker::default(),
             limits: ConnectionLimits::default(),
             shares: Shares::default(),
+            gauges: Arc::default(),
             descriptors,
             destination,
         }

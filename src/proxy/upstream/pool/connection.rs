@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use super::queue::Queue;
 use crate::proxy::limits::slots::Reservation;
 use crate::proxy::upstream::connect::socket::Stream;
-use crate::proxy::upstream::connections::ConnectionLimits;
+use crate::proxy::upstream::connections::{ConnectionLimits, Gauges};
 
 /// The largest response head, and the largest buffer of a connection in each direction, in bytes.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
@@ -22,6 +23,8 @@ pub(super) struct Places {
     share: usize,
     taken: Cell<usize>,
     queue: Rc<Queue>,
+    /// Counts the connections of all workers.
+    gauges: Arc<Gauges>,
 }
 
 /// The place of one connection, from before the attempt to connect; free again when dropped.
@@ -55,8 +58,8 @@ pub struct Upgraded {
 }
 
 impl Places {
-    pub(super) fn new(share: usize, queue: Rc<Queue>) -> Rc<Self> {
-        Rc::new(Self { share, taken: Cell::new(0), queue })
+    pub(super) fn new(share: usize, queue: Rc<Queue>, gauges: Arc<Gauges>) -> Rc<Self> {
+        Rc::new(Self { share, taken: Cell::new(0), queue, gauges })
     }
 
     /// A place, if one is free.
@@ -64,6 +67,7 @@ impl Places {
         let taken = self.taken.get();
         (taken < self.share).then(|| {
             self.taken.set(taken + 1);
+            self.gauges.connections.rise();
             Place(Rc::clone(self))
         })
     }
@@ -72,6 +76,7 @@ impl Places {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.taken.set(self.0.taken.get() - 1);
+        self.0.gauges.connections.fall();
         self.0.queue.wake();
     }
 }

@@ -107,13 +107,13 @@ impl<B: RequestBody> Pool<B> {
     /// An empty pool, for one more worker.
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
         let share = upstream.shares.next(&upstream.limits);
-        let queue = Rc::new(Queue::new(share));
+        let queue = Rc::new(Queue::new(share, Arc::clone(&upstream.gauges)));
         Rc::new(Self {
             successes: upstream.breaker.add_counter(),
             idle: Rc::new(IdleConnections::new(Arc::clone(&upstream), Rc::clone(&queue))),
+            places: Places::new(share, Rc::clone(&queue), Arc::clone(&upstream.gauges)),
             upstream,
             http2: http2::Connections::new(Rc::clone(&queue)),
-            places: Places::new(share, Rc::clone(&queue)),
             queue,
             connecting: Cell::new(0),
             failures: RefCell::default(),

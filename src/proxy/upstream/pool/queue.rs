@@ -4,10 +4,13 @@
 //! goes to the end.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+
+use crate::proxy::upstream::connections::Gauges;
 
 /// Requests that may wait besides one for each connection; further requests fail at once. Envoy's default for pending
 /// requests.
@@ -18,6 +21,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The waiting requests.
 pub(super) struct Queue {
     waiting: Cell<usize>,
+    /// Counts the waiting requests of all workers.
+    gauges: Arc<Gauges>,
     max_waiting: usize,
     /// One permit, for the first: the semaphore serves in the order of arrival.
     turn: Semaphore,
@@ -36,9 +41,10 @@ pub(super) struct First<'q> {
 
 impl Queue {
     /// An empty queue for a worker that may have so many connections.
-    pub(super) fn new(connections: usize) -> Self {
+    pub(super) fn new(connections: usize, gauges: Arc<Gauges>) -> Self {
         Self {
             waiting: Cell::new(0),
+            gauges,
             max_waiting: connections.saturating_add(MAX_WAITING),
             turn: Semaphore::new(1),
             changed: Notify::new(),
@@ -60,6 +66,7 @@ impl Queue {
             return None;
         }
         self.waiting.set(self.len() + 1);
+        self.gauges.waiting.rise();
         Some(Waiter(self))
     }
 
@@ -89,6 +96,7 @@ impl First<'_> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.waiting.set(self.0.len() - 1);
+        self.0.gauges.waiting.fall();
     }
 }
 
@@ -100,7 +108,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_order_of_arrival_holds_and_a_request_that_leaves_is_skipped() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, Arc::default());
         let all = [queue.join().unwrap(), queue.join().unwrap(), queue.join().unwrap()];
         let [first, second, third] = &all;
         let held = first.turn().now_or_never().expect("nobody is before it");
@@ -115,19 +123,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_a_request_that_leaves_makes_room() {
-        let queue = Queue::new(3);
+        let queue = Queue::new(3, Arc::default());
         let mut all: Vec<_> = (0..MAX_WAITING + 3).map(|_| queue.join().unwrap()).collect();
         assert!(queue.join().is_none());
 
         all.pop();
 
-        assert_eq!(queue.len(), MAX_WAITING + 2);
+        assert_eq!((queue.len(), queue.gauges.waiting.get()), (MAX_WAITING + 2, MAX_WAITING + 2));
         assert!(queue.join().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_change_before_the_wait_is_not_lost() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, Arc::default());
         let waiter = queue.join().unwrap();
         let first = waiter.turn().await;
 

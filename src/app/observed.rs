@@ -1,0 +1,182 @@
+//! The daemon's parts as `/status` shows them: upstreams, routes, certificates, and the configuration in force.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
+
+use super::certificates::Certificates;
+use super::upstreams::InForce;
+use crate::admin::status::{Audit, Certificate, Configuration, LastReload, Shared, Time, Upstream, Webhook};
+use crate::admin::{Parts, RouteFigures};
+use crate::clock::wall_clock;
+use crate::config::Config;
+use crate::config::model::certificate;
+use crate::proxy::service::settings::ServiceSettings;
+use crate::proxy::upstream::Upstream as Connected;
+use crate::reload::Outcome;
+use crate::telemetry::Events;
+use crate::tls::reload::CurrentCertificate;
+
+/// What operators see of the configuration in force.
+#[derive(Debug)]
+pub(super) struct Observed {
+    in_force: ArcSwap<InForceParts>,
+    /// The certificate that is shown to operators.
+    admin_certificate: ArcSwapOption<ArcSwap<CertifiedKey>>,
+    configuration: ArcSwap<Configuration>,
+    events: Events,
+}
+
+#[derive(Debug)]
+struct InForceParts {
+    config: Arc<Config>,
+    settings: Arc<ServiceSettings>,
+    upstreams: Vec<Arc<Connected>>,
+    certificate: Option<CurrentCertificate>,
+}
+
+impl Observed {
+    /// The parts of a daemon that starts now.
+    pub(super) fn new(
+        config: &Arc<Config>,
+        settings: &Arc<ServiceSettings>,
+        upstreams: &InForce,
+        certificates: &Certificates,
+        events: &Events,
+    ) -> Arc<Self> {
+        let configuration = Configuration { file: None, loaded_at: Time::now(), last_reload: None };
+        Arc::new(Self {
+            in_force: ArcSwap::from_pointee(InForceParts::new(config, settings, upstreams, certificates)),
+            admin_certificate: ArcSwapOption::empty(),
+            configuration: ArcSwap::from_pointee(configuration),
+            events: events.clone(),
+        })
+    }
+
+    /// Names the file of the configuration.
+    pub(super) fn configured_by(&self, file: &Path) {
+        let file = Some(file.display().to_string());
+        self.configuration.rcu(|before| Configuration { file: file.clone(), ..(**before).clone() });
+    }
+
+    /// Notes the outcome of a reload.
+    pub(super) fn reload_ended(&self, outcome: &Outcome) {
+        let at = Time::now();
+        let detail = outcome.as_ref().err().map(|not| not.problems.trim_end().to_owned());
+        let last_reload = Some(LastReload { at, successful: outcome.is_ok(), detail });
+        self.configuration.rcu(|before| Configuration {
+            file: before.file.clone(),
+            loaded_at: if outcome.is_ok() { at } else { before.loaded_at },
+            last_reload: last_reload.clone(),
+        });
+    }
+
+    /// Notes the certificate that is shown to operators from now on.
+    pub(super) fn show_admin_certificate(&self, certificate: Option<CurrentCertificate>) {
+        self.admin_certificate.store(certificate);
+    }
+
+    /// Shows what is in force from now on.
+    pub(super) fn change(
+        &self,
+        config: &Arc<Config>,
+        settings: &Arc<ServiceSettings>,
+        upstreams: &InForce,
+        certificates: &Certificates,
+    ) {
+        let parts = InForceParts::new(config, settings, upstreams, certificates);
+        self.in_force.store(Arc::new(parts));
+    }
+}
+
+impl InForceParts {
+    fn new(
+        config: &Arc<Config>,
+        settings: &Arc<ServiceSettings>,
+        in_force: &InForce,
+        certificates: &Certificates,
+    ) -> Self {
+        let mut upstreams: Vec<Arc<Connected>> = Vec::new();
+        for upstream in &in_force.all {
+            // Another upstream may fill the place of an unused index.
+            if !upstreams.iter().any(|known| Arc::ptr_eq(known, upstream)) {
+                upstreams.push(Arc::clone(upstream));
+            }
+        }
+        let (config, settings) = (Arc::clone(config), Arc::clone(settings));
+        Self { config, settings, upstreams, certificate: certificates.certificate() }
+    }
+}
+
+impl Parts for Observed {
+    fn configuration(&self) -> Configuration {
+        (**self.configuration.load()).clone()
+    }
+
+    fn upstreams(&self) -> Vec<Upstream> {
+        let upstream = |one: &Arc<Connected>| {
+            let (breaker, wait) = one.breaker.seen();
+            Upstream {
+                origin: one.current().map(|destination| destination.origin.clone()),
+                breaker: breaker.as_str().to_owned(),
+                breaker_until: wait.and_then(|wait| Time::new(wall_clock().checked_add(wait)?)),
+                connections: one.gauges.connections.get(),
+                waiting: one.gauges.waiting.get(),
+            }
+        };
+        self.in_force.load().upstreams.iter().map(upstream).collect()
+    }
+
+    fn routes(&self) -> Vec<RouteFigures> {
+        let in_force = self.in_force.load();
+        let InForceParts { config, settings, .. } = &**in_force;
+        let routes =
+            config.routes.iter().filter_map(|route| settings.table.find(route.host.as_deref(), &route.path));
+        routes.map(|route| RouteFigures { name: route.name.clone(), ..RouteFigures::default() }).collect()
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        let in_force = self.in_force.load();
+        let InForceParts { config, certificate: server, .. } = &**in_force;
+        let admin = self.admin_certificate.load_full();
+        let of_servers = [("server", server.as_ref()), ("admin", admin.as_ref())];
+        let servers = of_servers.into_iter().filter_map(|(purpose, current)| {
+            let key = current?.load_full();
+            let names = certificate::names(key.cert.first()?);
+            let host = names.iter().find_map(|name| name.strip_prefix("DNS:"));
+            let name = host.or_else(|| names.first().map(String::as_str)).unwrap_or_default();
+            Some(shown(purpose, name, &key.cert))
+        });
+        let clients = config.credentials.iter().filter_map(|credential| {
+            let certificate = credential.client_certificate.as_ref()?;
+            Some(shown("client", &credential.name, &certificate.chain))
+        });
+        let upstream_clients = config.routes.iter().filter_map(|route| {
+            let certificate = route.upstream.client_certificate.as_ref()?;
+            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path);
+            Some(shown("upstream_client", &name, &certificate.chain))
+        });
+        servers.chain(clients).chain(upstream_clients).collect()
+    }
+
+    fn shared(&self) -> Option<Shared> {
+        None
+    }
+
+    fn audit(&self) -> Audit {
+        Audit { events: self.events.recorded(), failures: 0 }
+    }
+
+    fn webhooks(&self) -> Vec<Webhook> {
+        Vec::new()
+    }
+}
+
+/// A certificate, which is valid until the first of its chain ends.
+fn shown(purpose: &str, name: &str, chain: &[CertificateDer<'_>]) -> Certificate {
+    let end = chain.iter().filter_map(certificate::end).min();
+    Certificate { purpose: purpose.to_owned(), name: name.to_owned(), expires_at: end.and_then(Time::new) }
+}

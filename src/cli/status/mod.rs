@@ -1,0 +1,172 @@
+//! `bearerd status`: the state of a running daemon, for people or as JSON.
+
+mod report;
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+use http::Method;
+
+use self::report::Report;
+use super::admin::{AdminAddress, AdminClient, AdminError, Answer, not_an_admin_address};
+use super::exit_code::{FAILED, OK, USAGE};
+use super::output;
+use crate::admin::status::{self as seen, Time};
+use crate::causes::in_one_line;
+use crate::config::Environment;
+
+pub(super) const HELP: &str = "Exit code: 0; 1 if a credential is unusable; 2 if there is no credential of this name; \
+                               69 if the daemon cannot be reached.";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    /// Show this credential only
+    name: Option<String>,
+    #[command(flatten)]
+    address: AdminAddress,
+    /// Print what /status answers
+    #[arg(long)]
+    json: bool,
+    /// Show the state again and again, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The time between two requests of `--watch`.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is shown, and how.
+struct Screen {
+    name: Option<String>,
+    is_json: bool,
+    is_coloured: bool,
+}
+
+pub(super) async fn status(status: Status, environment: &Environment) -> u8 {
+    let Status { name, address, json, watch } = status;
+    let mut client = match AdminClient::new(address, environment) {
+        Ok(client) => client,
+        Err(error) => return error.report(environment),
+    };
+    let is_terminal = std::io::stdout().is_terminal();
+    let is_coloured = is_terminal && environment.get("NO_COLOR").is_none_or(str::is_empty);
+    let screen = Screen { name, is_json: json, is_coloured };
+    let first = match ask(&mut client).await {
+        Ok(answer) => screen.show(&answer),
+        Err(error) => return error.report(environment),
+    };
+    match first {
+        Err(code) => code,
+        Ok(shown) if !watch => {
+            output::line(shown.text.trim_end());
+            shown.code
+        }
+        Ok(shown) => screen.watch(client, shown, is_terminal).await,
+    }
+}
+
+async fn ask(client: &mut AdminClient) -> Result<Answer, AdminError> {
+    client.operate(Method::GET, "/status", None, TIMEOUT).await
+}
+
+struct Shown {
+    text: String,
+    code: u8,
+}
+
+impl Screen {
+    /// The text for an answer, or the exit code after a message.
+    fn show(&self, answer: &Answer) -> Result<Shown, u8> {
+        if !answer.is_success() {
+            let message = answer.detail().map_or_else(
+                || not_an_admin_address(answer),
+                |detail| format!("bearerd: {detail} ({})", answer.status),
+            );
+            output::error_line(message);
+            return Err(FAILED);
+        }
+        let Ok(mut status) = serde_json::from_str::<seen::Status>(&answer.text) else {
+            output::error_line(not_an_admin_address(answer));
+            return Err(FAILED);
+        };
+        if let Some(name) = &self.name {
+            let names: Vec<_> = status.credentials.iter().map(|one| one.name.clone()).collect();
+            status.credentials.retain(|one| one.name == *name);
+            if status.credentials.is_empty() {
+                let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                output::error_line(format_args!(
+                    "bearerd: the daemon has no credential `{name}`; its credentials: {known}"
+                ));
+                return Err(USAGE);
+            }
+        }
+        let is_unusable = status.credentials.iter().any(|one| one.state == "unusable");
+        let code = if is_unusable { FAILED } else { OK };
+        let text = if self.is_json {
+            self.json(answer, &status)
+        } else {
+            let report =
+                Report { is_coloured: self.is_coloured, is_of_one: self.name.is_some(), now: Time::now() };
+            report.text(&status)
+        };
+        Ok(Shown { text, code })
+    }
+
+    /// The answer as it came; of one credential, its entry.
+    fn json(&self, answer: &Answer, status: &seen::Status) -> String {
+        match (&self.name, status.credentials.first()) {
+            (Some(_), Some(one)) => serde_json::to_string(one).unwrap_or_default(),
+            _ => answer.text.trim_end().to_owned(),
+        }
+    }
+
+    /// Shows the state again and again, until an interrupt.
+    async fn watch(&self, mut client: AdminClient, first: Shown, is_terminal: bool) -> u8 {
+        let (mut shown, mut code) = (String::new(), first.code);
+        let mut text = first.text;
+        loop {
+            if is_terminal && !self.is_json {
+                redraw(&text);
+            } else if text != shown {
+                output::line(text.trim_end());
+            }
+            shown = text;
+            let next = async {
+                tokio::time::sleep(INTERVAL).await;
+                ask(&mut client).await
+            };
+            let answer = tokio::select! {
+                answer = next => answer,
+                _ = tokio::signal::ctrl_c() => {
+                    if is_terminal {
+                        output::line("");
+                    }
+                    return code;
+                }
+            };
+            text = match answer {
+                Ok(answer) => match self.show(&answer) {
+                    Ok(next) => {
+                        code = next.code;
+                        next.text
+                    }
+                    Err(code) => return code,
+                },
+                Err(error) => format!("The daemon does not answer: {}\n", in_one_line(&error)),
+            };
+        }
+    }
+}
+
+/// Writes over the last text, line by line: clearing the screen first would flicker.
+fn redraw(text: &str) {
+    let mut frame = String::from("\x1b[H");
+    for line in text.lines() {
+        let _ = write!(frame, "{line}\x1b[K\r\n");
+    }
+    frame.push_str("\x1b[J");
+    let mut out = std::io::stdout().lock();
+    output::written(out.write_all(frame.as_bytes()).and_then(|()| out.flush()));
+}

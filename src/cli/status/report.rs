@@ -1,0 +1,207 @@
+//! The state of a daemon as a table: a line a credential, then whatever else needs attention.
+
+use std::fmt::Write as _;
+
+use crate::admin::status::{Certificate, Credential, Status, Time, Upstream};
+use crate::admin::words::{ahead, counted, relative, span};
+use crate::config::model::certificate::EXPIRY_WARNING;
+use crate::peer_text::printable;
+
+/// How many events are shown of one credential.
+const EVENTS: usize = 5;
+
+/// How a status is written.
+pub(super) struct Report {
+    pub(super) is_coloured: bool,
+    /// Whether one credential was asked for, which is shown with its latest error and events.
+    pub(super) is_of_one: bool,
+    pub(super) now: Time,
+}
+
+#[derive(Clone, Copy)]
+enum Tone {
+    Good,
+    Warning,
+    Bad,
+    Quiet,
+}
+
+const COLUMNS: [&str; 6] = ["CREDENTIAL", "STATE", "REASON", "TOKEN", "NEXT", "WHAT TO DO"];
+
+impl Report {
+    /// The status as lines of text.
+    pub(super) fn text(&self, status: &Status) -> String {
+        let mut text = String::new();
+        if !self.is_of_one {
+            let stage = match (status.draining, status.ready) {
+                (true, _) => "stopping",
+                (false, true) => "ready",
+                (false, false) => "not ready",
+            };
+            let up = span(status.started_at.until(self.now));
+            let line = format!("bearerd {} {stage}, up {up}", status.version);
+            let _ = writeln!(text, "{}\n", self.paint(&line, Tone::Quiet));
+        }
+        self.credentials(&mut text, &status.credentials);
+        if self.is_of_one {
+            for credential in &status.credentials {
+                self.details(&mut text, credential);
+            }
+            return text;
+        }
+        let mut more = String::new();
+        self.upstreams(&mut more, &status.upstreams);
+        self.certificates(&mut more, &status.certificates);
+        if let Some(reload) = status.configuration.last_reload.as_ref().filter(|reload| !reload.successful) {
+            let problem =
+                reload.detail.as_deref().and_then(|detail| detail.lines().next()).unwrap_or_default();
+            let at = relative(reload.at, self.now);
+            let line =
+                format!("configuration: the reload {at} failed, the last one stays: {}", printable(problem));
+            let _ = writeln!(more, "{}", self.paint(&line, Tone::Warning));
+        }
+        if status.audit.failures > 0 {
+            let line = format!("audit: {} lost", counted_events(status.audit.failures));
+            let _ = writeln!(more, "{}", self.paint(&line, Tone::Bad));
+        }
+        if !more.is_empty() {
+            let _ = write!(text, "\n{more}");
+        }
+        text
+    }
+
+    fn credentials(&self, text: &mut String, credentials: &[Credential]) {
+        let rows: Vec<[String; 6]> = credentials.iter().map(|one| self.row(one)).collect();
+        let width = |column: usize| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.chain([COLUMNS[column].len()]).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+        let line = |cells: [&str; 6], tone: Option<Tone>| {
+            let mut line = String::new();
+            for (column, cell) in cells.into_iter().enumerate() {
+                let padding = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
+                let cell = match tone {
+                    Some(tone) if column == 1 => self.paint(cell, tone),
+                    _ => cell.to_owned(),
+                };
+                let _ = write!(line, "{cell}{padding}  ");
+            }
+            line.trim_end().to_owned()
+        };
+        let _ = writeln!(text, "{}", self.paint(&line(COLUMNS, None), Tone::Quiet));
+        for (credential, row) in credentials.iter().zip(&rows) {
+            let tone = match credential.state.as_str() {
+                "valid" => Tone::Good,
+                "degraded" => Tone::Warning,
+                "unusable" => Tone::Bad,
+                _ => Tone::Quiet,
+            };
+            let _ = writeln!(text, "{}", line(row.each_ref().map(String::as_str), Some(tone)));
+        }
+    }
+
+    fn row(&self, credential: &Credential) -> [String; 6] {
+        let left = match credential.expires_at {
+            None => "none".to_owned(),
+            Some(end) if end > self.now => format!("{} left", span(self.now.until(end))),
+            Some(end) => format!("ended {}", relative(end, self.now)),
+        };
+        let next = match (credential.next_attempt_at, credential.next_refresh_at) {
+            (Some(at), _) => format!("attempt {}", ahead(at, self.now)),
+            (None, Some(at)) => format!("refresh {}", ahead(at, self.now)),
+            (None, None) => "-".to_owned(),
+        };
+        let help = credential.help.as_deref().unwrap_or_default();
+        let help: String = help.chars().filter(|c| !c.is_control()).collect();
+        let to_do = match (help.is_empty(), credential.needs_person) {
+            (true, _) => "-".to_owned(),
+            (false, false) => help,
+            (false, true) => format!("needs a person: {help}"),
+        };
+        let reason = credential.reason.as_deref().unwrap_or("-").to_owned();
+        [printable(&credential.name), credential.state.clone(), reason, left, next, to_do]
+    }
+
+    fn details(&self, text: &mut String, credential: &Credential) {
+        let mut facts = vec![
+            ("grant", format!("{} ({})", credential.grant, credential.provider)),
+            ("generation", credential.generation.to_string()),
+            ("token requests", credential.token_requests.to_string()),
+            ("quota", format!("{} now", counted(credential.quota_remaining as usize, "token request"))),
+            ("state", if credential.durable { "on disk" } else { "in memory only" }.to_owned()),
+        ];
+        if let Some(tenant) = &credential.tenant {
+            facts.push(("tenant", printable(tenant)));
+        }
+        if credential.max_rotations > 0 {
+            facts.push(("rotations", format!("{} of {}", credential.rotations, credential.max_rotations)));
+        }
+        if let Some(end) = credential.refresh_token_expires_at {
+            facts.push(("refresh token", format!("ends {}", relative(end, self.now))));
+        }
+        if let Some(until) = credential.not_before {
+            facts.push(("Retry-After", format!("over {}", ahead(until, self.now))));
+        }
+        if let Some(error) = &credential.last_error {
+            let at = error.at.map(|at| format!(", {}", relative(at, self.now))).unwrap_or_default();
+            facts.push(("last error", format!("{}: {}{at}", error.outcome, printable(&error.detail))));
+        }
+        text.push('\n');
+        for (name, value) in facts {
+            let _ = writeln!(text, "{} {value}", self.paint(&format!("{name:<15}"), Tone::Quiet));
+        }
+        for event in credential.events.iter().rev().take(EVENTS) {
+            let detail = event.detail.as_deref().map(printable).unwrap_or_default();
+            let at = self.paint(&format!("{:<15}", relative(event.at, self.now)), Tone::Quiet);
+            let _ = writeln!(text, "{at} {} {detail}", event.event);
+        }
+    }
+
+    fn upstreams(&self, text: &mut String, upstreams: &[Upstream]) {
+        for upstream in upstreams.iter().filter(|upstream| upstream.breaker != "closed") {
+            let origin = upstream.origin.as_deref().unwrap_or("(not discovered)");
+            let until =
+                upstream.breaker_until.map(|until| format!(", next attempt {}", ahead(until, self.now)));
+            let line = format!(
+                "upstream {}: breaker {}{}; check that the API answers, and its address in `upstream`",
+                printable(origin),
+                upstream.breaker,
+                until.unwrap_or_default()
+            );
+            let _ = writeln!(text, "{}", self.paint(&line, Tone::Bad));
+        }
+    }
+
+    fn certificates(&self, text: &mut String, certificates: &[Certificate]) {
+        for certificate in certificates {
+            let Some(end) = certificate.expires_at else { continue };
+            let left = self.now.until(end);
+            if left > EXPIRY_WARNING {
+                continue;
+            }
+            let (verb, tone) = if end > self.now { ("ends", Tone::Warning) } else { ("ended", Tone::Bad) };
+            let (purpose, name, at) =
+                (&certificate.purpose, printable(&certificate.name), relative(end, self.now));
+            let line = format!("certificate {purpose} {name}: {verb} {at}; renew it, and replace its file");
+            let _ = writeln!(text, "{}", self.paint(&line, tone));
+        }
+    }
+
+    fn paint(&self, text: &str, tone: Tone) -> String {
+        if !self.is_coloured {
+            return text.to_owned();
+        }
+        let code = match tone {
+            Tone::Good => "32",
+            Tone::Warning => "33",
+            Tone::Bad => "31",
+            Tone::Quiet => "2",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+fn counted_events(count: u64) -> String {
+    counted(usize::try_from(count).unwrap_or(usize::MAX), "event")
+}

@@ -1,0 +1,474 @@
+//! What operators see: `/status`, `/events`, the page, and `bearerd status`, in every state of the daemon.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use testkit::authorization_server::Answer;
+use testkit::harness::PROMPT;
+use testkit::pki::Pki;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::harness::{Setup, World, daemon, eventually};
+
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+const ROOMY: &str = "quota = { requests = 1000, per = \"1s\" }";
+
+async fn status(world: &World) -> Value {
+    let (status, text) = world.admin_get("/status").await;
+    assert_eq!(status, 200, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The exit code and the output of `bearerd status` with these arguments.
+async fn command(world: &World, arguments: &[&str]) -> (i32, String) {
+    let admin = world.admin.to_string();
+    let arguments = [&["status", "--admin", &admin], arguments].concat();
+    let mut process = world.launch().arguments(&arguments).start();
+    let code = process.ended().await.code().unwrap();
+    (code, process.output())
+}
+
+/// Waits until `bearerd status` says all of this, and ends with this code.
+async fn says(world: &World, code: i32, texts: &[&str]) -> String {
+    let mut last = (0, String::new());
+    let holds = async {
+        loop {
+            last = command(world, &[]).await;
+            if last.0 == code && texts.iter().all(|text| last.1.contains(text)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let outcome = timeout(Duration::from_secs(20), holds).await;
+    assert!(outcome.is_ok(), "not {code} with {texts:?}: {last:?}");
+    last.1
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn names(text: &str) -> BTreeSet<&str> {
+    text.split_whitespace().collect()
+}
+
+fn is_time(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.len() == 24 && text.ends_with('Z') && text.as_bytes()[19] == b'.')
+}
+
+/// A daemon whose credential has one-time refresh tokens and a state on disk.
+async fn with_refresh_tokens(folder: &tempfile::TempDir, more: &str) -> World {
+    let file = folder.path().join("refresh");
+    daemon()
+        .server(&format!("state_dir = \"{}\"", folder.path().display()))
+        .environment("STATE_KEY", KEY)
+        .credential("state_key = { env = \"STATE_KEY\" }\ngrant = \"refresh_token\"")
+        .credential(&format!("refresh_token = {{ file = \"{}\" }}\n{ROOMY}\n{more}", file.display()))
+        .start_after(async |server| fs::write(&file, server.authorize()).unwrap())
+        .await
+}
+
+#[tokio::test]
+async fn status_has_every_member_of_the_contract() {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let issued = pki.server().clone();
+    let world = daemon().tls(&issued).start_with(pki, async |_| {}).await;
+
+    let status = status(&world).await;
+
+    let top = "version commit instance started_at ready draining configuration credentials upstreams routes \
+               certificates shared audit webhooks";
+    assert_eq!(keys(&status), names(top));
+    assert_eq!(keys(&status["configuration"]), names("file loaded_at last_reload"));
+    let credential = "name provider grant tenant state reason since needs_person help generation fingerprint issued_at \
+                      expires_at next_refresh_at next_attempt_at not_before scopes rotations max_rotations \
+                      refresh_token_expires_at durable token_requests success_rate average_latency_ms last_latency_ms \
+                      quota_remaining waiters last_error events";
+    let one = &status["credentials"][0];
+    assert_eq!(keys(one), names(credential));
+    assert_eq!(keys(&one["events"][0]), names("at event detail"));
+    assert_eq!(keys(&status["upstreams"][0]), names("origin breaker breaker_until connections waiting"));
+    let route = "name requests errors unauthorized replays p50_ms p99_ms";
+    assert_eq!(keys(&status["routes"][0]), names(route));
+    assert_eq!(keys(&status["certificates"][0]), names("use name expires_at"));
+    assert_eq!(keys(&status["audit"]), names("events failures"));
+    let times =
+        [&status["started_at"], &status["configuration"]["loaded_at"], &one["since"], &one["issued_at"]];
+    let more = [&one["expires_at"], &one["next_refresh_at"], &one["events"][0]["at"]];
+    for time in times.into_iter().chain(more).chain([&status["certificates"][0]["expires_at"]]) {
+        assert!(is_time(time), "{time}");
+    }
+    assert_eq!(one["state"], "valid");
+    assert_eq!(
+        (&one["provider"], &one["generation"], &one["success_rate"]),
+        (&"oauth2".into(), &1.into(), &1.0.into())
+    );
+    assert_eq!((&status["ready"], &status["shared"]), (&true.into(), &Value::Null));
+    assert_eq!(status["configuration"]["file"], "proxy.toml");
+    assert_eq!(status["certificates"][0]["use"], "server");
+    // The same members stand at the credential's own path, with those of a grant.
+    let (_, text) = world.admin_get("/credentials/api").await;
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    let besides = names("takes_grant client_id token_url");
+    assert_eq!(keys(&shown).difference(&keys(one)).copied().collect::<BTreeSet<_>>(), besides);
+    assert!(keys(one).is_subset(&keys(&shown)));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_latest_reload_and_its_problem_are_shown() {
+    let world = daemon().start().await;
+    let before = status(&world).await["configuration"].clone();
+    assert_eq!(before["last_reload"], Value::Null);
+
+    world.reload().await;
+    let loaded = status(&world).await["configuration"].clone();
+    world.configure(|text| format!("{text}\n[nonsense]\n"));
+    world.reload_in_vain().await;
+    let refused = status(&world).await["configuration"].clone();
+
+    assert_eq!(loaded["last_reload"]["successful"], true);
+    assert_ne!(loaded["loaded_at"], before["loaded_at"]);
+    assert_eq!(
+        (&refused["last_reload"]["successful"], &refused["loaded_at"]),
+        (&false.into(), &loaded["loaded_at"])
+    );
+    assert!(refused["last_reload"]["detail"].as_str().unwrap().contains("nonsense"), "{refused}");
+    let text = says(&world, 0, &["the reload", "failed", "the last one stays"]).await;
+    assert!(!text.contains('\u{1b}'), "no colour into a pipe: {text:?}");
+    world.finish().await;
+}
+
+/// Each fault is named with its remedy.
+#[tokio::test]
+async fn a_refused_client_is_named_with_its_remedy() {
+    let world = daemon().secret("\"not-the-secret\"").without_token().start().await;
+    let expected = ["api", "unusable", "client_rejected", "needs a person: check `client_id`", "attempt in"];
+    says(&world, 1, &expected).await;
+    let (_, page) = world.admin_get("/").await;
+    assert!(
+        page.contains("1 credential needs a person") && page.contains("Check <code>client_id</code>"),
+        "{page}"
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_is_down_is_named_with_its_remedy() {
+    let world = daemon().token_url("http://127.0.0.1:1/token".to_owned()).without_token().start().await;
+    says(&world, 1, &["unusable", "token_endpoint_unavailable", "check the host in `token_url`"]).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_throttled_credential_is_named_with_its_remedy_and_its_next_attempt() {
+    let setup = daemon().without_token();
+    let world = setup.start_after(async |server| server.answer_next(Answer::too_many(600))).await;
+
+    says(&world, 1, &["unusable", "token_endpoint_rate_limited", "attempt in 9 min", "wait:"]).await;
+
+    let one = status(&world).await["credentials"][0].clone();
+    assert!(is_time(&one["not_before"]) && is_time(&one["next_attempt_at"]), "{one}");
+    assert_eq!(keys(&one["last_error"]), names("at outcome detail"));
+    assert_eq!(one["last_error"]["outcome"], "throttled");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_failed_refresh_beside_a_valid_token_is_degraded_and_no_failure() {
+    let world = daemon().credential(ROOMY).start().await;
+    world.authorization.answer_next(Answer::status(500, "{}"));
+    world.admin_post("/credentials/api/refresh").await;
+
+    let expected = ["degraded", "token_endpoint_unavailable", "left", "attempt", "internal error"];
+    let text = says(&world, 0, &expected).await;
+    assert!(!text.contains("needs a person"), "{text}");
+    world.finish().await;
+}
+
+/// The only route rejects the token, and no other can be had.
+#[tokio::test]
+async fn a_revoked_token_that_is_not_replaced_is_unusable_and_named_with_its_remedy() {
+    let world = daemon().credential(ROOMY).limits("token_wait = \"300ms\"").start().await;
+    world.authorization.revoke_all();
+    for _ in 0..100 {
+        world.authorization.answer_next(Answer::status(500, "{}"));
+    }
+    world.get("/x").await;
+
+    says(&world, 1, &["unusable", "token_endpoint_unavailable", "left", "attempt", "internal error"]).await;
+    world.authorization.forget_queue();
+    says(&world, 0, &["valid"]).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_api_that_is_down_is_named_with_its_remedy() {
+    let world = daemon().upstream("http://127.0.0.1:1".to_owned()).start().await;
+    eventually("the breaker opens", async || {
+        world.get("/x").await;
+        status(&world).await["upstreams"][0]["breaker"] == "open"
+    })
+    .await;
+
+    let text =
+        says(&world, 0, &["upstream http://127.0.0.1:1: breaker open", "check that the API answers"]).await;
+    assert!(text.contains("valid"), "{text}");
+    assert!(is_time(&status(&world).await["upstreams"][0]["breaker_until"]));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_written_is_named_with_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = with_refresh_tokens(&folder, "").await;
+    assert_eq!(status(&world).await["credentials"][0]["durable"], true);
+    world.process.limit_files(Some(16));
+    world.admin_post("/credentials/api/refresh").await;
+
+    says(&world, 0, &["valid", "let bearerd write the state file"]).await;
+
+    assert_eq!(status(&world).await["credentials"][0]["durable"], false);
+    world.process.limit_files(None);
+    eventually("durable again", async || status(&world).await["credentials"][0]["help"].is_null()).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_rotation_limit_is_named_with_its_remedy_before_it_is_reached() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = with_refresh_tokens(&folder, "max_rotations = 3").await;
+    let (_, text) = command(&world, &[]).await;
+    assert!(!text.contains("max_rotations"), "{text}");
+    world.admin_post("/credentials/api/refresh").await;
+
+    says(&world, 0, &["valid", "authorize the client again, or raise `max_rotations`", "2 of 3 times"]).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_soon_is_named_with_its_remedy() {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let end = SystemTime::now() + Duration::from_hours(3 * 24 + 1);
+    let issued = pki.another_server(&["localhost"], Some(end)).unwrap();
+    let world = daemon().tls(&issued).start_with(pki, async |_| {}).await;
+
+    says(&world, 0, &["certificate server localhost: ends in 3 days; renew it"]).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn connections_and_waiting_requests_are_counted() {
+    let world = daemon().route("connections = 1").server("workers = 1").start().await;
+    let hanging = async || {
+        let mut caller = world.caller().await;
+        caller.write(format!("GET /hang HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+        caller
+    };
+    let callers = [hanging().await, hanging().await];
+
+    eventually("one connection and one that waits", async || {
+        let upstream = &status(&world).await["upstreams"][0];
+        (&upstream["connections"], &upstream["waiting"]) == (&1.into(), &1.into())
+    })
+    .await;
+
+    drop(callers);
+    eventually("none waits", async || status(&world).await["upstreams"][0]["waiting"] == 0).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_command_prints_json_one_credential_and_errors() {
+    let world = daemon().start().await;
+
+    let (code, json) = command(&world, &["--json"]).await;
+    assert_eq!(code, 0, "{json}");
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["credentials"][0]["name"], "api");
+    let (code, json) = command(&world, &["api", "--json"]).await;
+    assert_eq!((code, &serde_json::from_str::<Value>(&json).unwrap()["name"]), (0, &"api".into()));
+    let (code, text) = command(&world, &["api"]).await;
+    assert!(code == 0 && text.contains("token.refreshed") && text.contains("generation"), "{text}");
+    let (code, text) = command(&world, &["other"]).await;
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("no credential `other`; its credentials: api"), "{text}");
+    let mut elsewhere = world.launch().arguments(&["status", "--admin", "127.0.0.1:1"]).start();
+    assert_eq!(elsewhere.ended().await.code(), Some(69), "{}", elsewhere.output());
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_watch_shows_changes_and_ends_quietly_at_an_interrupt() {
+    let world = daemon().credential(ROOMY).start().await;
+    let admin = world.admin.to_string();
+    let mut watch = world.launch().arguments(&["status", "--watch", "--admin", &admin]).start();
+    eventually("the first", async || watch.output().contains("valid")).await;
+    world.authorization.answer_next(Answer::status(500, "{}"));
+    world.admin_post("/credentials/api/refresh").await;
+    eventually("the change", async || watch.output().contains("degraded")).await;
+
+    watch.signal(Signal::INT);
+
+    assert_eq!(watch.ended().await.code(), Some(0));
+    assert!(!watch.output().contains("bearerd: "), "{}", watch.output());
+    world.finish().await;
+}
+
+/// Reads a stream until it holds this text.
+async fn until(stream: &mut TcpStream, text: &str) -> String {
+    let mut read = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&read).contains(text) {
+            assert!(stream.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+        }
+    };
+    timeout(PROMPT * 3, reading).await.unwrap_or_else(|_| panic!("never: {text}"));
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+async fn events(world: &World) -> TcpStream {
+    let mut stream = TcpStream::connect(world.admin).await.unwrap();
+    stream
+        .write_all(format!("GET /events HTTP/1.1\r\nhost: {}\r\n\r\n", world.admin).as_bytes())
+        .await
+        .unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn events_are_a_status_at_once_at_each_change_and_end_at_the_drain() {
+    let world = daemon().credential(ROOMY).start().await;
+    let mut stream = events(&world).await;
+    let first = until(&mut stream, "\"generation\":1").await;
+    assert!(
+        first.contains("content-type: text/event-stream\r\n") && first.contains("event: status\ndata: {"),
+        "{first}"
+    );
+
+    world.admin_post("/credentials/api/refresh").await;
+    until(&mut stream, "\"generation\":2").await;
+    // Nothing happens, and the stream shows that it lives.
+    until(&mut stream, ": nothing has changed").await;
+
+    world.process.signal(Signal::TERM);
+    until(&mut stream, "\"draining\":true").await;
+    let mut rest = Vec::new();
+    timeout(PROMPT, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_number_of_event_streams_is_bounded_and_a_closed_one_makes_room() {
+    let world = daemon().start().await;
+    let mut open = Vec::new();
+    for _ in 0..32 {
+        let mut stream = events(&world).await;
+        until(&mut stream, "event: status").await;
+        open.push(stream);
+    }
+    let refused = until(&mut events(&world).await, "\"code\":").await;
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("overloaded"), "{refused}");
+    assert_eq!(world.admin_status("/livez").await, 200);
+
+    open.clear();
+
+    eventually("room", async || {
+        let mut stream = events(&world).await;
+        until(&mut stream, "\r\n").await.starts_with("HTTP/1.1 200")
+    })
+    .await;
+    world.finish().await;
+}
+
+/// The status, the fields and the body of an answer to a browser.
+async fn browse(world: &World, method: &str, path: &str, fields: &[(&str, &str)]) -> (u16, String, String) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+    let mut request = client.request(method, format!("http://{}{path}", world.admin));
+    for (name, value) in [&[("accept", "text/html,*/*;q=0.8")], fields].concat() {
+        request = request.header(name, value);
+    }
+    let response = request.send().await.unwrap();
+    let (status, fields) = (response.status().as_u16(), format!("{:?}", response.headers()));
+    (status, fields, response.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_browser_asks_before_a_refresh_and_shows_its_outcome_without_scripting() {
+    let world = daemon().credential(ROOMY).start().await;
+    let (code, fields, page) = browse(&world, "GET", "/", &[]).await;
+    assert_eq!(code, 200);
+    for field in ["default-src 'none'", "frame-ancestors 'none'", "no-store", "nosniff", "text/html"] {
+        assert!(fields.contains(field), "{field}: {fields}");
+    }
+    assert!(page.contains("<a class=\"button\" href=\"/credentials/api/refresh\""), "{page}");
+    for part in ["/page.css", "/page.js", "/page.svg"] {
+        assert_eq!(browse(&world, "GET", part, &[]).await.0, 200, "{part}");
+    }
+
+    let (code, _, question) = browse(&world, "GET", "/credentials/api/refresh", &[]).await;
+    assert!(code == 200 && question.contains("method=\"post\""), "{question}");
+    assert_eq!(status(&world).await["credentials"][0]["generation"], 1, "the question refreshes nothing");
+    let origin = format!("http://{}", world.admin);
+    let same = [("origin", origin.as_str()), ("sec-fetch-site", "same-origin")];
+    let (code, _, outcome) = browse(&world, "POST", "/credentials/api/refresh", &same).await;
+    assert!(code == 200 && outcome.contains("New token: generation 2"), "{outcome}");
+
+    world.authorization.answer_next(Answer::status(500, "{\"error\":\"<b>odd</b>\"}"));
+    let (code, _, outcome) = browse(&world, "POST", "/credentials/api/refresh", &same).await;
+    assert!(code == 503 && outcome.contains("No new token") && !outcome.contains("<b>"), "{outcome}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_neither_read_nor_refresh() {
+    let world = daemon().start().await;
+    for (method, path) in
+        [("GET", "/"), ("GET", "/status"), ("GET", "/events"), ("POST", "/credentials/api/refresh")]
+    {
+        for field in [("origin", "http://evil.test"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
+            let (code, _, text) = browse(&world, method, path, &[field]).await;
+            assert_eq!(code, 403, "{method} {path} {field:?}: {text}");
+        }
+    }
+    assert_eq!(status(&world).await["credentials"][0]["generation"], 1);
+    assert_eq!(browse(&world, "POST", "/status", &[]).await.0, 405);
+    world.finish().await;
+}
+
+/// One vocabulary of states and reasons: the codes of the daemon, and the tables of the documentation.
+#[test]
+fn states_and_reasons_are_those_of_the_documentation() {
+    use bearerd::token::status::{CredentialState, TOKEN_REJECTED};
+
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operating.md")).unwrap();
+    let documented = |heading: &str| -> BTreeSet<String> {
+        let (_, after) = text.split_once(&format!("| {heading} |")).unwrap_or_else(|| panic!("no {heading}"));
+        let rows = after.lines().skip(2).take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.split('`').nth(1).unwrap_or_else(|| panic!("{row}")).to_owned()).collect()
+    };
+
+    let states = CredentialState::ALL.map(|state| state.as_str().to_owned());
+    assert_eq!(documented("`state`"), BTreeSet::from(states));
+    let reasons = bearerd::token::Reason::ALL.map(|reason| reason.code().to_owned());
+    let reasons = reasons.into_iter().chain([TOKEN_REJECTED.to_owned()]).collect::<BTreeSet<_>>();
+    assert_eq!(documented("`reason`"), reasons);
+}
+
+/// `/readyz?verbose` uses the same words.
+#[tokio::test]
+async fn readiness_names_state_and_reason() {
+    let world = Setup::without_token(daemon().secret("\"not-the-secret\"")).start().await;
+    eventually("the refusal", async || {
+        let (status, text) = world.admin_get("/readyz?verbose").await;
+        status == 503 && text.contains("[-] credential api is unusable: client_rejected\n")
+    })
+    .await;
+    world.finish().await;
+}
