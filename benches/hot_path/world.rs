@@ -51,7 +51,8 @@ impl World {
             table.add(None, &route.path, entry);
         }
         let shared = ServiceSettings::new(config, table, INSTANCE.to_owned(), clock);
-        let configuration = Configuration { service_settings: Arc::new(shared), upstreams: vec![upstream] };
+        let configuration =
+            Configuration { worker: 0, service_settings: Arc::new(shared), upstreams: vec![upstream] };
         Self { tokens, worker: Worker::new(configuration, Arc::default()) }
     }
 

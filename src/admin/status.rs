@@ -242,6 +242,11 @@ impl Time {
         Self(timestamp(crate::clock::wall_clock()))
     }
 
+    /// Seconds since 1970.
+    pub fn seconds(self) -> f64 {
+        Duration::from_millis(u64::try_from(self.0.as_millisecond()).unwrap_or_default()).as_secs_f64()
+    }
+
     /// The time from this one to a later one; zero if it is earlier.
     pub fn until(self, later: Self) -> Duration {
         Duration::try_from(later.0.duration_since(self.0)).unwrap_or_default()

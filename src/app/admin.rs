@@ -19,6 +19,7 @@ use super::StartError;
 use super::certificates::{Certificates, ShownTo};
 use super::credentials::Credential;
 use super::listen_sockets::{ADMIN, HEALTH, bind, explain};
+use super::metrics::Metrics;
 use super::observed::Observed;
 use super::upstreams::Discoveries;
 use crate::admin;
@@ -254,7 +255,6 @@ impl AdminAddress {
         tasks: &mut JoinSet<&'static str>,
     ) -> Result<Self, StartError> {
         let Some(admin) = admin else { return Err(io::Error::other("no admin address").into()) };
-        let exposition: Option<Arc<dyn Exposition>> = None;
         let access = Access::new(&config.admin, &admin.place.address, token.as_ref());
         let health_address = match &health {
             Health::Begins(next) => &next.place.address,
@@ -264,6 +264,8 @@ impl AdminAddress {
         let of_health = Arc::new(ArcSwap::from_pointee(of_health.with_guesses_of(&access)));
         let all = operated(credentials);
         let operated = Credentials::new(access, all.clone(), stage.clone(), events.clone());
+        let exposition: Arc<dyn Exposition> = Arc::new(Metrics::new(observed, &operated));
+        let exposition = Some(exposition);
         let readiness = Readiness::new(all, discoveries.sources(), stage);
         let parts: Arc<dyn admin::Parts> = Arc::<Observed>::clone(observed);
         let operators = OperatorAddress {

@@ -9,7 +9,9 @@ mod credentials;
 mod differences;
 mod error;
 mod listen_sockets;
+mod metrics;
 mod observed;
+mod process;
 mod reload;
 mod status_line;
 mod table;
@@ -39,17 +41,19 @@ use crate::config;
 use crate::config::{Config, Listen};
 use crate::descriptors;
 use crate::lifecycle::{Pulse, Stage, Stages, Threads};
-use crate::proxy::limits::admission::MAX_REFUSALS;
+use crate::proxy::limits::admission::{MAX_REFUSALS, connections};
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::listener;
 use crate::proxy::peer::Networks;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::worker;
+use crate::proxy::worker::WorkerHandle;
 use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::{Outcome, Reloads};
 use crate::systemd::sockets::PassedSockets;
 use crate::telemetry::event::Name;
+use crate::telemetry::log::DroppedLines;
 use crate::telemetry::{Event, Events};
 use crate::tls::client::Trust;
 use crate::token::state::LONGEST_WRITE_AT_STOP;
@@ -180,7 +184,7 @@ impl Daemon {
         let (mut handles, mut workers) = (Vec::new(), Vec::new());
         for index in 0..config.server.workers {
             let (service_settings, upstreams) = (Arc::clone(&service_settings), upstreams.all.clone());
-            let configuration = Configuration { service_settings, upstreams };
+            let configuration = Configuration { worker: index, service_settings, upstreams };
             let (changing, changes) = mpsc::channel(1);
             handles.push(worker::spawn(index, configuration, stages.watch(), changes, &mut threads)?);
             workers.push(changing);
@@ -190,6 +194,7 @@ impl Daemon {
         }
         let settings = listener_settings(&config, &certificates, shares.callers);
         let (listener, changes) = mpsc::channel(1);
+        let counters = handles.iter().map(WorkerHandle::counter).collect();
         listener::spawn(transition.new, handles, settings, stages.watch(), changes, &mut threads)?;
 
         let (mut refreshers, mut tasks) = (Refreshers::new(stages.watch()), JoinSet::new());
@@ -200,7 +205,9 @@ impl Daemon {
             .collect();
         let discoveries = Discoveries::default().continued_with(Vec::new(), discoveries, &mut tasks);
         certificates.keep(keeper, &mut tasks);
-        let observed = Observed::new(&config, &service_settings, &upstreams, &certificates, &events);
+        let observed =
+            Observed::new(&config, &service_settings, &upstreams, &certificates, counters, &events);
+        observed.set_connections_limit(connections(&config.server.limits, shares.callers));
         let admin = AdminAddress::open(
             admin,
             &config,
@@ -262,6 +269,11 @@ impl Daemon {
     /// Notes the outcome of a reload for operators.
     pub fn reload_ended(&self, outcome: &Outcome) {
         self.observed.reload_ended(outcome);
+    }
+
+    /// Shows operators how many lines of the log were dropped.
+    pub fn show_dropped_lines(&self, dropped: DroppedLines) {
+        self.observed.show_dropped_lines(dropped);
     }
 
     /// The configuration in force.

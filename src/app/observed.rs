@@ -1,7 +1,8 @@
 //! The daemon's parts as `/status` shows them: upstreams, routes, certificates, and the configuration in force.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::pki_types::CertificateDer;
@@ -10,14 +11,19 @@ use rustls::sign::CertifiedKey;
 use super::certificates::Certificates;
 use super::upstreams::InForce;
 use crate::admin::status::{Audit, Certificate, Configuration, LastReload, Shared, Time, Upstream, Webhook};
-use crate::admin::{Parts, RouteFigures};
+use crate::admin::{Histogram, Parts, RouteFigures};
 use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::config::model::certificate;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream as Connected;
+use crate::proxy::worker::ConnectionCounter;
 use crate::reload::Outcome;
 use crate::telemetry::Events;
+use crate::telemetry::event::Name;
+use crate::telemetry::log::DroppedLines;
+use crate::telemetry::metrics::histogram::{Buckets, native_bounds};
+use crate::telemetry::metrics::traffic::{Retry, RouteTraffic, Unauthorized};
 use crate::tls::reload::CurrentCertificate;
 
 /// What operators see of the configuration in force.
@@ -27,6 +33,10 @@ pub(super) struct Observed {
     /// The certificate that is shown to operators.
     admin_certificate: ArcSwapOption<ArcSwap<CertifiedKey>>,
     configuration: ArcSwap<Configuration>,
+    /// The most connections of callers.
+    connections_limit: AtomicUsize,
+    workers: Vec<ConnectionCounter>,
+    dropped_lines: OnceLock<DroppedLines>,
     events: Events,
 }
 
@@ -45,6 +55,7 @@ impl Observed {
         settings: &Arc<ServiceSettings>,
         upstreams: &InForce,
         certificates: &Certificates,
+        workers: Vec<ConnectionCounter>,
         events: &Events,
     ) -> Arc<Self> {
         let configuration = Configuration { file: None, loaded_at: Time::now(), last_reload: None };
@@ -52,8 +63,41 @@ impl Observed {
             in_force: ArcSwap::from_pointee(InForceParts::new(config, settings, upstreams, certificates)),
             admin_certificate: ArcSwapOption::empty(),
             configuration: ArcSwap::from_pointee(configuration),
+            connections_limit: AtomicUsize::new(0),
+            workers,
+            dropped_lines: OnceLock::new(),
             events: events.clone(),
         })
+    }
+
+    /// The settings that all workers share.
+    pub(super) fn settings(&self) -> Arc<ServiceSettings> {
+        Arc::clone(&self.in_force.load().settings)
+    }
+
+    /// How many connections callers have.
+    pub(super) fn connections(&self) -> usize {
+        self.workers.iter().map(ConnectionCounter::count).sum()
+    }
+
+    /// How many lines of the log were dropped.
+    pub(super) fn dropped_lines(&self) -> usize {
+        self.dropped_lines.get().map_or(0, DroppedLines::count)
+    }
+
+    /// Shows how many lines of the log were dropped. Only the first call has an effect.
+    pub(super) fn show_dropped_lines(&self, dropped: DroppedLines) {
+        let _ = self.dropped_lines.set(dropped);
+    }
+
+    /// The most connections of callers.
+    pub(super) fn connections_limit(&self) -> usize {
+        self.connections_limit.load(Ordering::Relaxed)
+    }
+
+    /// Notes the most connections of callers.
+    pub(super) fn set_connections_limit(&self, limit: usize) {
+        self.connections_limit.store(limit, Ordering::Relaxed);
     }
 
     /// Names the file of the configuration.
@@ -135,7 +179,7 @@ impl Parts for Observed {
         let InForceParts { config, settings, .. } = &**in_force;
         let routes =
             config.routes.iter().filter_map(|route| settings.table.find(route.host.as_deref(), &route.path));
-        routes.map(|route| RouteFigures { name: route.name.clone(), ..RouteFigures::default() }).collect()
+        routes.map(|route| figures(&settings.traffic.route(&route.name))).collect()
     }
 
     fn certificates(&self) -> Vec<Certificate> {
@@ -167,11 +211,31 @@ impl Parts for Observed {
     }
 
     fn audit(&self) -> Audit {
-        Audit { events: self.events.recorded(), failures: 0 }
+        let events = Name::ALL.iter().map(|name| self.events.recorded(*name)).sum();
+        Audit { events, failures: 0 }
     }
 
     fn webhooks(&self) -> Vec<Webhook> {
         Vec::new()
+    }
+}
+
+/// The counts of a route.
+fn figures(route: &RouteTraffic) -> RouteFigures {
+    let mut sum = Buckets::default();
+    let mut errors = 0;
+    for (key, buckets) in route.requests() {
+        let is_error = key.status == 0 || key.status >= 500;
+        errors += if is_error { buckets.count() } else { 0 };
+        sum.add(&buckets);
+    }
+    RouteFigures {
+        name: route.name().to_owned(),
+        requests: sum.count(),
+        errors,
+        unauthorized: Unauthorized::ALL.iter().map(|outcome| route.unauthorized_total(*outcome)).sum(),
+        replays: route.retries_total(Retry::Unauthorized),
+        latency: Histogram { bounds: native_bounds(), counts: sum.native_counts().to_vec() },
     }
 }
 

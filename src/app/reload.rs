@@ -26,7 +26,7 @@ use super::{Daemon, StartError, listener_settings, log_listening};
 use crate::causes::in_one_line;
 use crate::config::Config;
 use crate::descriptors;
-use crate::proxy::limits::admission::MAX_REFUSALS;
+use crate::proxy::limits::admission::{MAX_REFUSALS, connections};
 use crate::proxy::listener;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::worker::snapshot;
@@ -260,6 +260,7 @@ impl Daemon {
             let shares = descriptors::share_out(config, MAX_REFUSALS);
             self.most_connections = shares.callers;
             self.descriptors.resize(shares.upstreams);
+            self.observed.set_connections_limit(connections(&config.server.limits, shares.callers));
         }
     }
 
@@ -270,10 +271,10 @@ impl Daemon {
         listen_sockets: &ListenSockets,
     ) -> Result<(), StartError> {
         let mut all_done = Vec::new();
-        for worker in &self.workers {
+        for (index, worker) in self.workers.iter().enumerate() {
             let (done, is_done) = oneshot::channel();
             let (service_settings, upstreams) = (Arc::clone(service_settings), upstreams.to_vec());
-            let configuration = Configuration { service_settings, upstreams };
+            let configuration = Configuration { worker: index, service_settings, upstreams };
             let change = snapshot::Change { configuration, listen_sockets: listen_sockets.numbers(), done };
             worker.send(change).await.map_err(io::Error::other)?;
             all_done.push(is_done);

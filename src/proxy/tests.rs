@@ -191,7 +191,7 @@ fn world_of(config: &Config, limits: ConnectionLimits, token_takes: Duration) ->
     let shared = Arc::new(ServiceSettings::new(config, table, "bearerd-test".to_owned(), clock));
     let (service_settings, upstreams) = (Arc::clone(&shared), vec![Arc::clone(&upstream)]);
     let load = Arc::<AtomicUsize>::default();
-    let worker = Worker::new(Configuration { service_settings, upstreams }, Arc::clone(&load));
+    let worker = Worker::new(Configuration { worker: 0, service_settings, upstreams }, Arc::clone(&load));
     World { issuer, upstream, shared, worker, load }
 }
 

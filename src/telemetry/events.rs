@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
-use super::event::Event;
+use super::event::{Event, Name};
 use super::history::History;
 
 /// How many events a slow reader of [`Events::subscribe`] may lag behind.
@@ -33,8 +33,8 @@ struct Shared {
     sinks: ArcSwap<Vec<Arc<dyn Sink>>>,
     subscribers: broadcast::Sender<Arc<Event>>,
     histories: Mutex<BTreeMap<Arc<str>, Arc<History>>>,
-    /// How many events were recorded.
-    recorded: AtomicU64,
+    /// How many events of each name were recorded, in the order of [`Name::ALL`].
+    recorded: [AtomicU64; Name::ALL.len()],
 }
 
 impl Default for Events {
@@ -51,7 +51,7 @@ impl Events {
             sinks: ArcSwap::default(),
             subscribers: broadcast::channel(SUBSCRIBED_EVENTS).0,
             histories: Mutex::default(),
-            recorded: AtomicU64::new(0),
+            recorded: Default::default(),
         }))
     }
 
@@ -69,7 +69,7 @@ impl Events {
     /// Hands an event to all readers but the log, which has a line of its own about it.
     pub fn record_unlogged(&self, event: Event) {
         let event = Arc::new(event);
-        self.0.recorded.fetch_add(1, Ordering::Relaxed);
+        self.0.recorded[event.name as usize].fetch_add(1, Ordering::Relaxed);
         for sink in self.0.sinks.load().iter() {
             sink.take(&event);
         }
@@ -77,9 +77,9 @@ impl Events {
         let _ = self.0.subscribers.send(event);
     }
 
-    /// How many events were recorded since the start.
-    pub fn recorded(&self) -> u64 {
-        self.0.recorded.load(Ordering::Relaxed)
+    /// How many events of this name were recorded since the start.
+    pub fn recorded(&self, name: Name) -> u64 {
+        self.0.recorded[name as usize].load(Ordering::Relaxed)
     }
 
     /// Replaces the sinks.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 
 use super::event::{Event, Name};
+use super::metrics::histogram::{Buckets, Histogram};
 
 /// How many token requests the success rate and the average latency are over.
 const RECENT_REQUESTS: usize = 100;
@@ -17,7 +18,11 @@ const RECENT_EVENTS: usize = 20;
 
 /// The history of the credentials of one name since the start.
 #[derive(Debug, Default)]
-pub struct History(Mutex<Record>);
+pub struct History {
+    record: Mutex<Record>,
+    /// The time that token requests took. Written under the lock of the record.
+    durations: Histogram,
+}
 
 /// What a history knows at one moment.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +31,6 @@ pub struct Record {
     pub requests: BTreeMap<(&'static str, &'static str), u64>,
     /// Whether each of the latest token requests succeeded, and the time it took.
     pub latest: VecDeque<(bool, Duration)>,
-    /// How often the refresh token was replaced since the start.
-    pub rotations: u64,
     /// How many writes of the state failed.
     pub state_write_failures: u64,
     /// When a token request succeeded last.
@@ -81,11 +84,7 @@ impl History {
         if succeeded {
             record.last_success = Some(crate::clock::wall_clock());
         }
-    }
-
-    /// Counts a refresh token that was replaced.
-    pub fn rotated(&self) {
-        self.lock().rotations += 1;
+        self.durations.observe(latency);
     }
 
     /// Counts failed writes of the state.
@@ -127,6 +126,13 @@ impl History {
         }
     }
 
+    /// The time that token requests took.
+    pub fn durations(&self) -> Buckets {
+        let mut buckets = Buckets::default();
+        self.durations.add_to(&mut buckets);
+        buckets
+    }
+
     /// What the history knows now.
     pub fn record(&self) -> Record {
         self.lock().clone()
@@ -138,7 +144,7 @@ impl History {
     }
 
     fn lock(&self) -> MutexGuard<'_, Record> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

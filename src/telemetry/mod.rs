@@ -8,6 +8,7 @@ pub mod history;
 mod json;
 mod lines;
 pub mod log;
+pub mod metrics;
 pub mod throttle;
 pub mod trail;
 

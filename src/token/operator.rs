@@ -22,6 +22,7 @@ use crate::config::{Credential, Endpoint};
 use crate::peer_text::printable;
 use crate::shared_request::{self, NoOutcome, Requester, Responder};
 use crate::telemetry::history::History;
+use crate::telemetry::metrics::histogram::Buckets;
 
 /// Grants that may wait in the channel to a busy refresher; a further one waits before the channel.
 const MAX_WAITING_GRANTS: usize = 4;
@@ -154,6 +155,11 @@ impl Operator {
     /// The credential's status now. `source` reads the same credential's tokens.
     pub fn status(&self, source: &TokenSource) -> CredentialStatus {
         CredentialStatus::now(source, &self.credential, &self.history)
+    }
+
+    /// The time that token requests took.
+    pub fn token_request_durations(&self) -> Buckets {
+        self.history.durations()
     }
 
     /// The credential, as it is configured.

@@ -46,6 +46,7 @@ mod limits;
 mod log_files;
 mod login;
 mod login_stub;
+mod metrics;
 mod online;
 mod operator;
 mod printed;

@@ -307,7 +307,7 @@ async fn unknown_admin_paths_and_credentials_get_404() {
         assert_eq!(members(&listed["credentials"][0]), members(&shown));
         assert_eq!(ask(&world, "POST", path, &[], "").await.0, 405);
     }
-    for path in ["/metrics", "/credentialsx"] {
+    for path in ["/metricsx", "/credentialsx"] {
         let (status, _, answer) = ask(&world, "GET", path, &[], "").await;
         assert_eq!((status, answer["code"].as_str()), (404, Some("path_not_found")));
         assert!(answer["detail"].as_str().unwrap().contains("/readyz?verbose"), "{answer}");

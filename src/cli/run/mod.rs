@@ -89,6 +89,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     };
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
     let version = Some(concat!("version ", env!("CARGO_PKG_VERSION")).to_owned());
+    daemon.show_dropped_lines(log.dropped().clone());
     daemon.events().record_unlogged(Event { detail: version, ..Event::now(Name::DaemonStarted) });
     manager.ready(&daemon.status_line());
     let (pulse, watchdog) = (daemon.pulse(), manager.watchdog());

@@ -128,6 +128,38 @@ struct Answer {
 }
 
 impl ProxyError {
+    /// The codes of all errors.
+    pub const CODES: &'static [&'static str] = &[
+        "bad_request",
+        "body_too_large",
+        "browser_request",
+        "caller_not_allowed",
+        "client_rejected",
+        "draining",
+        "expectation_failed",
+        "header_required",
+        "header_too_large",
+        "host_not_allowed",
+        "loop_detected",
+        "method_not_supported",
+        "overloaded",
+        "reauthorization_required",
+        "request_denied",
+        "request_timeout",
+        "rotation_limit",
+        "route_not_found",
+        "scope_missing",
+        "token_endpoint_rate_limited",
+        "token_endpoint_unavailable",
+        "token_quota_exhausted",
+        "upstream_protocol",
+        "upstream_timeout",
+        "upstream_tls",
+        "upstream_unavailable",
+        "upstream_unreachable",
+        "waiting_for_first_token",
+    ];
+
     /// The stable code, as documented.
     pub fn code(&self) -> &'static str {
         self.answer().code
@@ -411,6 +443,8 @@ mod tests {
             (ProxyError::Overloaded(Overload::TokenWaiters), 503, "overloaded"),
             (ForwardError::NoDescriptor.into(), 503, "overloaded"),
         ];
+        let codes: std::collections::BTreeSet<&str> = table.iter().map(|(_, _, code)| *code).collect();
+        assert_eq!(codes.into_iter().collect::<Vec<_>>(), ProxyError::CODES);
         for (error, status, code) in table {
             let response = error.response(Version::HTTP_11);
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();

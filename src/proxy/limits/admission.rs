@@ -127,7 +127,8 @@ async fn answer(mut stream: TcpStream, overload: Overload) {
 }
 
 /// The limit on connections in all.
-fn connections(limits: &Limits, most: usize) -> usize {
+/// How many connections are admitted where at most `most` are possible.
+pub fn connections(limits: &Limits, most: usize) -> usize {
     limits.connections.map_or(most, |limit| limit.min(most))
 }
 

@@ -52,7 +52,7 @@ fn line(finished: &Finished<'_>, severity: Severity) {
         token_fingerprint: outcome.fingerprint.as_ref().map(|print| print as _),
         generation: outcome.generation.map(Generation::number),
         bytes: outcome.bytes,
-        duration: Some(finished.started.elapsed()),
+        duration: Some(finished.duration),
         token_wait: credential.map(|_| token_wait),
         upstream_time: (outcome.attempts > 0).then(|| finished.upstream.elapsed()),
         is_complete: outcome.is_complete,

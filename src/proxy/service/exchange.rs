@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Version};
+use http::{Method, Request, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::access_log;
@@ -21,10 +21,11 @@ use crate::proxy::downstream::protocol::End;
 use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::headers;
+use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel};
 
 const CALLER_STALLED: &str = "the caller stopped reading the response";
 
-/// An exchange in progress. Dropping it ends it and writes the log entry.
+/// An exchange in progress. Dropping it ends it, counts it and writes the log entry.
 #[derive(Debug)]
 pub struct Exchange {
     /// The connection that the request came on.
@@ -47,8 +48,9 @@ pub struct Exchange {
     method: Method,
     target: Option<PathAndQuery>,
     labels: Option<Rc<RouteLabels>>,
+    meter: Rc<Meter>,
     sampling: Sampling,
-    /// The time until the upstream's response head, for the log.
+    /// The time until the upstream's response head.
     upstream: Stopwatch,
     pub(super) outcome: Outcome,
 }
@@ -70,7 +72,9 @@ impl Exchange {
         progress: Rc<Progress>,
         client_address: Option<IpAddr>,
         settings: ExchangeSettings,
+        meter: &Rc<Meter>,
     ) -> Self {
+        meter.begins();
         caller.request_begun();
         progress.begin(None);
         Self {
@@ -87,6 +91,7 @@ impl Exchange {
             method: request.method().clone(),
             target: request.uri().path_and_query().cloned(),
             labels: None,
+            meter: Rc::clone(meter),
             sampling: settings.sampling,
             upstream: Stopwatch::default(),
             outcome: Outcome::default(),
@@ -117,14 +122,23 @@ impl Exchange {
 
     /// The request begins to wait for the upstream: for a connection, or for its response head.
     pub fn awaits_upstream(&mut self) {
-        if self.sampling.is_on() {
-            self.upstream.start();
-        }
+        self.upstream.start();
     }
 
     /// The wait for the upstream has ended.
-    pub fn awaited_upstream(&mut self) {
-        self.upstream.stop();
+    pub fn awaited_upstream(&mut self) -> Duration {
+        self.upstream.stop()
+    }
+
+    /// Counts an attempt to send the request, which took `duration` until the upstream answered or failed.
+    pub fn attempted(&self, outcome: Result<StatusCode, &'static str>, duration: Duration) {
+        let (status, code) = match outcome {
+            Ok(status) => (status.as_u16(), None),
+            Err(code) => (0, Some(code)),
+        };
+        if let Some(labels) = &self.labels {
+            labels.meter.attempted(Key { method: MethodLabel::of(&self.method), status, code }, duration);
+        }
     }
 
     /// Records an error response.
@@ -168,10 +182,12 @@ impl Drop for Exchange {
             target: self.target.as_ref(),
             labels: self.labels.as_deref(),
             outcome: &self.outcome,
-            started: self.started,
+            duration: self.started.elapsed(),
             token_wait: self.token_wait.spent(),
             upstream: &self.upstream,
         };
+        finished.count(&self.meter);
+        self.meter.ends();
         access_log::write(&finished, self.sampling);
     }
 }

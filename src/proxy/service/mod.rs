@@ -50,6 +50,7 @@ use super::message::via::Via;
 use super::upstream::forward::Answered;
 use super::upstream::pool::Pool;
 use crate::proxy::downstream::request_body::ClientBody;
+use crate::telemetry::metrics::traffic::Meter;
 
 /// Answers the requests of one worker. Never shared between threads.
 pub struct Service {
@@ -60,6 +61,7 @@ pub struct Service {
     pub(super) pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>,
     /// In the order of [`Route::index`].
     labels: Vec<Rc<RouteLabels>>,
+    meter: Rc<Meter>,
 }
 
 /// The response to a request that was not refused.
@@ -74,10 +76,16 @@ impl Service {
     /// A service with a connection pool for each upstream, in the order of [`Upstream::index`].
     ///
     /// [`Upstream::index`]: super::upstream::Upstream::index
-    pub fn new(shared: Arc<ServiceSettings>, pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>) -> Self {
+    pub fn new(
+        shared: Arc<ServiceSettings>,
+        worker: usize,
+        pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>,
+    ) -> Self {
+        let meter = Rc::new(Meter::new(Arc::clone(&shared.traffic), worker));
         let (via, loop_mark) = (Via::new(&shared.instance), LoopMark::new(&shared.instance));
-        let labels = shared.table.routes().iter().map(|route| Rc::new(RouteLabels::of(route))).collect();
-        Self { via, loop_mark, header_cache: HeaderCache::default(), shared, pools, labels }
+        let labels = shared.table.routes().iter().map(|route| Rc::new(RouteLabels::of(route, &meter)));
+        let labels = labels.collect();
+        Self { via, loop_mark, header_cache: HeaderCache::default(), shared, pools, labels, meter }
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
@@ -92,7 +100,8 @@ impl Service {
         let client_address =
             forwarded::client_address(&connection.peer.get(), request.headers(), &networks.trusted_proxies);
         let (caller, responding) = (Rc::clone(&connection), Rc::clone(&progress));
-        let mut exchange = Exchange::begin(&request, caller, responding, client_address, settings);
+        let mut exchange =
+            Exchange::begin(&request, caller, responding, client_address, settings, &self.meter);
         let (head, body) = request.into_parts();
         let head = Box::new(head);
         let request_body = ReplayBody::new(body, body_limits).on_connection(&connection.unread_bodies);

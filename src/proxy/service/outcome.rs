@@ -13,6 +13,8 @@ use crate::http::{RequestId, TraceContext};
 use crate::proxy::auth::authorize::Authorization;
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Upstream;
+use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel, RouteMeter};
+pub use crate::telemetry::metrics::traffic::{Retry as RetryCause, Unauthorized};
 use crate::token::{Fingerprint, Generation, TokenSource};
 
 /// The outcome so far.
@@ -59,56 +61,6 @@ impl Outcome {
     }
 }
 
-/// The consequence of a 401 of the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unauthorized {
-    /// The request was sent again with the current token.
-    Replayed,
-    /// The request was sent again with the token before a scheduled renewal.
-    PreviousToken,
-    /// The 401 went to the caller: the route is held.
-    Held,
-    /// The 401 went to the caller: the upstream rejected a fresh token too.
-    FreshTokenRejected,
-    /// The 401 went to the caller: there is no other token than the rejected one.
-    SameTokenAgain,
-    /// The 401 went to the caller: the request body is not in the replay buffer.
-    BodyNotKept,
-}
-
-impl Unauthorized {
-    /// The outcome as one word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Replayed => "replayed",
-            Self::PreviousToken => "previous_token",
-            Self::Held => "held",
-            Self::FreshTokenRejected => "fresh_token_rejected",
-            Self::SameTokenAgain => "same_token_again",
-            Self::BodyNotKept => "body_not_kept",
-        }
-    }
-}
-
-/// Why a request is sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetryCause {
-    /// The upstream rejected the token.
-    Unauthorized,
-    /// A reused connection closed without an answer.
-    StaleConnection,
-    /// An HTTP/2 upstream refused the stream unprocessed.
-    RefusedStream,
-    /// The upstream answered 429.
-    Throttled,
-}
-
-impl RetryCause {
-    /// Every cause.
-    pub const ALL: [Self; 4] =
-        [Self::Unauthorized, Self::StaleConnection, Self::RefusedStream, Self::Throttled];
-}
-
 /// How often a request was sent again, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retries([u32; RetryCause::ALL.len()]);
@@ -130,15 +82,18 @@ pub struct RouteLabels {
     pub credential: Option<String>,
     /// The upstream.
     pub upstream: Arc<Upstream>,
+    /// Counts the requests of the route.
+    pub meter: RouteMeter,
 }
 
 impl RouteLabels {
-    /// The names of a route.
-    pub fn of(route: &Route) -> Self {
+    /// The names of a route, whose requests `meter` counts.
+    pub fn of(route: &Route, meter: &Meter) -> Self {
         Self {
             route: route.name.clone(),
             credential: route.token.as_ref().map(TokenSource::name).map(str::to_owned),
             upstream: Arc::clone(&route.upstream),
+            meter: meter.route(&route.name),
         }
     }
 }
@@ -156,9 +111,11 @@ impl Stopwatch {
         self.since = Some(Instant::now());
     }
 
-    /// Ends the part that was begun.
-    pub fn stop(&mut self) {
-        self.total += self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    /// Ends the part that was begun, and answers how long it took.
+    pub fn stop(&mut self) -> Duration {
+        let part = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.total += part;
+        part
     }
 
     /// The parts so far, with the one that was begun.
@@ -186,10 +143,31 @@ pub struct Finished<'a> {
     pub labels: Option<&'a RouteLabels>,
     /// The outcome.
     pub outcome: &'a Outcome,
-    /// When the request head was complete.
-    pub started: Instant,
+    /// The time since the request head was complete.
+    pub duration: Duration,
     /// How long the request waited for tokens.
     pub token_wait: Duration,
     /// How long the upstream took to answer with a head, all attempts together.
     pub upstream: &'a Stopwatch,
+}
+
+impl Finished<'_> {
+    /// Counts the exchange.
+    pub fn count(&self, meter: &Meter) {
+        let Outcome { status, code, attempts, retries, unauthorized, .. } = self.outcome;
+        let status = status.map_or(0, |status| status.as_u16());
+        let key = Key { method: MethodLabel::of(self.method), status, code: *code };
+        let Some(RouteLabels { meter: route, .. }) = self.labels else {
+            return meter.refused(key, self.duration);
+        };
+        route.answered(key, self.duration);
+        if let Some(outcome) = unauthorized {
+            route.unauthorized(*outcome);
+        }
+        if *attempts > 1 {
+            for cause in RetryCause::ALL {
+                route.retried(*cause, retries.of(*cause));
+            }
+        }
+    }
 }

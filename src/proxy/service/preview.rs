@@ -62,7 +62,7 @@ pub struct Previews(Service);
 impl Previews {
     /// Previews by these settings.
     pub fn new(settings: ServiceSettings) -> Self {
-        Self(Service::new(Arc::new(settings), Vec::new()))
+        Self(Service::new(Arc::new(settings), 0, Vec::new()))
     }
 
     /// The settings.

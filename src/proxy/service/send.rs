@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::poll;
 use http::request::Parts;
@@ -90,20 +91,19 @@ impl Service {
                     pool.lease(destination).await
                 }
             });
-            let leased = match poll!(leasing.as_mut()) {
-                Poll::Ready(leased) => leased,
+            let (leased, waited) = match poll!(leasing.as_mut()) {
+                Poll::Ready(leased) => (leased, Duration::ZERO),
                 Poll::Pending => {
                     has_waited = true;
                     context.exchange.awaits_upstream();
                     let leased = leasing.await;
-                    context.exchange.awaited_upstream();
-                    leased
+                    (leased, context.exchange.awaited_upstream())
                 }
             };
             let lease = match leased {
                 Ok(lease) => lease,
                 // The breaker has counted each attempt to connect.
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(failed(context, error, waited)),
             };
             if let (Some(source), true) = (&route.token, has_waited) {
                 // The token may have expired while the request waited, for a connection or on one that did not carry it.
@@ -120,9 +120,10 @@ impl Service {
             let (timeout, may_switch) = (route.timeout, context.may_switch);
             let forwarded =
                 forward(lease, request, context.request_body, timeout, may_switch, &mut relay_interim).await;
-            context.exchange.awaited_upstream();
+            let duration = context.exchange.awaited_upstream();
             match forwarded {
                 Ok(answered) => {
+                    context.exchange.attempted(Ok(answered.response.status()), duration);
                     admitted.record_response(answered.response.status(), &route.retry_on, origin);
                     let generation = generation.unwrap_or_default();
                     return Ok(Attempted { answered, generation, demanded });
@@ -136,18 +137,20 @@ impl Service {
                         && (!matches!(error, ForwardError::Http1Required)
                             || pool.require_http1(destination)) =>
                 {
+                    failed(context, error, duration);
                     context.exchange.outcome.retried(RetryCause::RefusedStream);
                     (request, was_refused, has_waited) = (again, true, true);
                 }
                 Err(Failure::Stale(error)) => match context.resend() {
                     Some(again) => {
+                        failed(context, error, duration);
                         context.exchange.outcome.retried(RetryCause::StaleConnection);
                         (request, has_waited, needs_new) = (again, true, true);
                     }
-                    None => return Err(admitted.record_error(error, origin).into()),
+                    None => return Err(failed(context, admitted.record_error(error, origin), duration)),
                 },
                 Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
-                    return Err(admitted.record_error(error, origin).into());
+                    return Err(failed(context, admitted.record_error(error, origin), duration));
                 }
                 Err(Failure::Caller(fault)) => return Err(self.body_error(fault)),
             }
@@ -185,4 +188,11 @@ impl Service {
             BodyError::Superseded => ForwardError::Terminated("the attempt was superseded".to_owned()).into(),
         }
     }
+}
+
+/// Counts an attempt that the upstream did not answer, and returns the error.
+fn failed(context: &RequestContext<'_>, error: ForwardError, duration: Duration) -> ProxyError {
+    let error = ProxyError::from(error);
+    context.exchange.attempted(Err(error.code()), duration);
+    error
 }

@@ -9,6 +9,7 @@ use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
 use crate::proxy::route::Table;
 use crate::proxy::route::guard::Policy;
+use crate::telemetry::metrics::traffic::Traffic;
 
 /// Access policy, routes and limits. A reload replaces the snapshot as a whole.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct ServiceSettings {
     pub http1: Http1Options,
     /// Which exchanges are logged.
     pub sampling: Sampling,
+    /// The counts of requests; shared across reloads.
+    pub traffic: Arc<Traffic>,
     /// The clock of token lifetimes.
     pub clock: Clock,
 }
@@ -49,15 +52,18 @@ impl ServiceSettings {
             token_waiters: Slots::new(limits.token_waiters),
             http1: config.server.http1,
             sampling: config.log.access,
+            traffic: Arc::new(Traffic::new(config.server.workers)),
             clock,
         }
     }
 
-    /// Continues the counters of the snapshot `before`: token waiters and replay memory.
+    /// Continues the counters of the snapshot `before`: token waiters, replay memory and counts of requests.
     #[must_use]
     pub fn with_counters_of(mut self, before: &Self) -> Self {
         self.token_waiters = Arc::clone(&before.token_waiters);
         self.body_limits.budget = Arc::clone(&before.body_limits.budget);
+        self.traffic = Arc::clone(&before.traffic);
+        self.traffic.keep_only(self.table.routes().iter().map(|route| route.name.as_str()));
         self
     }
 

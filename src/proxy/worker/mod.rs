@@ -74,10 +74,26 @@ pub struct WorkerHandle {
     load: Arc<AtomicUsize>,
 }
 
+/// Counts the connections of a worker.
+#[derive(Clone, Debug)]
+pub struct ConnectionCounter(Arc<AtomicUsize>);
+
+impl ConnectionCounter {
+    /// How many connections the worker has, those handed over included.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl WorkerHandle {
     /// How many connections the worker has, those handed over included.
     pub fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
+    }
+
+    /// Counts the worker's connections. Unlike a handle, a counter does not keep the worker waiting for connections.
+    pub fn counter(&self) -> ConnectionCounter {
+        ConnectionCounter(Arc::clone(&self.load))
     }
 
     /// Hands over a connection; waits while the worker's queue is full.

@@ -28,6 +28,8 @@ type WorkersPool = Pool<AttemptBody<ClientBody>>;
 /// A configuration for a worker.
 #[derive(Debug)]
 pub struct Configuration {
+    /// The number of the worker, from 0.
+    pub worker: usize,
     /// The settings that all workers share.
     pub service_settings: Arc<ServiceSettings>,
     /// The upstreams, in the order of their indices.
@@ -61,11 +63,11 @@ fn set_header_case(pools: &[Rc<WorkersPool>], settings: &ServiceSettings) {
 impl Snapshot {
     /// The configuration at the start.
     pub fn new(configuration: Configuration) -> Self {
-        let Configuration { service_settings, upstreams } = configuration;
+        let Configuration { worker, service_settings, upstreams } = configuration;
         let pools: Vec<_> = upstreams.into_iter().map(Pool::new).collect();
         set_header_case(&pools, &service_settings);
         Self {
-            service: RefCell::new(Rc::new(Service::new(service_settings, pools))),
+            service: RefCell::new(Rc::new(Service::new(service_settings, worker, pools))),
             listen_sockets: RefCell::default(),
         }
     }
@@ -76,7 +78,7 @@ impl Snapshot {
 
     /// Puts another configuration in force, with the numbers of all listening sockets from now on.
     pub fn change(&self, configuration: Configuration, listen_sockets: Vec<u32>) {
-        let Configuration { service_settings, upstreams } = configuration;
+        let Configuration { worker, service_settings, upstreams } = configuration;
         let before = self.service();
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
         for upstream in upstreams {
@@ -87,7 +89,7 @@ impl Snapshot {
         set_header_case(&pools, &service_settings);
         let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
         let gone: Vec<_> = before.pools.iter().filter(is_gone).map(Rc::clone).collect();
-        let mut service = Service::new(service_settings, pools);
+        let mut service = Service::new(service_settings, worker, pools);
         service.header_cache = before.header_cache.for_another_table();
         *self.service.borrow_mut() = Rc::new(service);
         *self.listen_sockets.borrow_mut() = Some(listen_sockets);

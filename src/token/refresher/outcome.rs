@@ -64,7 +64,6 @@ impl<E: TokenEndpoint> Refresher<E> {
         // after a restart, too.
         self.durable.save(state).await;
         if is_rotated {
-            self.trail.history().rotated();
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
             debug!(credential = %self.credential.name, micros, "refresh token replaced");
         }
