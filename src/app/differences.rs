@@ -12,10 +12,14 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
         }
     };
     keep("server.workers", before.server.workers == after.server.workers);
+    keep("audit.output", before.audit.output == after.audit.output);
+    keep("audit.key", before.audit.key == after.audit.key);
     keep("log.output", before.log.output == after.log.output);
     keep("log.format", before.log.format == after.log.format);
     keep("log.level", before.log.level == after.log.level);
     after.server.workers = before.server.workers;
+    after.audit.output.clone_from(&before.audit.output);
+    after.audit.key.clone_from(&before.audit.key);
     after.log.output.clone_from(&before.log.output);
     after.log.format = before.log.format;
     after.log.level.clone_from(&before.log.level);
@@ -68,6 +72,7 @@ fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
         ("admin.tls", files(&before.admin.tls) == files(&after.admin.tls)),
         ("admin.metrics_token", before.admin.metrics_token == after.admin.metrics_token),
         ("admin.token", before.admin.token == after.admin.token),
+        ("audit.on_failure", before.audit.on_failure == after.audit.on_failure),
         ("log.access", before.log.access == after.log.access),
     ]
     .into_iter()

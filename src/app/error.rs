@@ -79,6 +79,9 @@ pub enum StartError {
         /// The cause.
         source: TokenFileError,
     },
+    /// The audit trail cannot be opened.
+    #[error("the audit trail cannot be opened (`audit.output`)")]
+    Audit(#[source] io::Error),
     /// A reload waited for a token request of the configuration in force.
     #[error("the token request of the credential `{0}` did not finish in time")]
     Busy(String),
@@ -100,9 +103,12 @@ impl StartError {
             | Self::ServerTls { .. }
             | Self::AdminToken { .. } => true,
             Self::State { source, .. } => !matches!(source, OpenError::Held(..)),
-            Self::Listen { .. } | Self::OwnPort { .. } | Self::Busy(_) | Self::Disk | Self::System(_) => {
-                false
-            }
+            Self::Listen { .. }
+            | Self::OwnPort { .. }
+            | Self::Busy(_)
+            | Self::Disk
+            | Self::Audit(_)
+            | Self::System(_) => false,
         }
     }
 

@@ -13,6 +13,7 @@ mod metrics;
 mod observed;
 mod process;
 mod reload;
+mod reports;
 mod status_line;
 mod table;
 mod upstreams;
@@ -33,6 +34,7 @@ use self::credentials::{Credential, Place, Plan, Refreshers, Step, client, plan}
 pub use self::error::StartError;
 use self::listen_sockets::{ListenSockets, Passed};
 use self::observed::Observed;
+use self::reports::Reports;
 use self::table::{Served, serve};
 pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
 use self::upstreams::{Discoveries, InForce, Resources};
@@ -52,6 +54,7 @@ use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::{Outcome, Reloads};
 use crate::systemd::sockets::PassedSockets;
+use crate::telemetry::audit::AuditCounters;
 use crate::telemetry::event::Name;
 use crate::telemetry::log::DroppedLines;
 use crate::telemetry::{Event, Events};
@@ -89,6 +92,7 @@ pub struct Daemon {
     /// Outlives every reload.
     events: Events,
     observed: Arc<Observed>,
+    reports: Reports,
 }
 
 /// A part of the daemon ended unexpectedly.
@@ -153,6 +157,8 @@ impl Daemon {
         let trust = Trust::default();
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let events = Events::new(instance.clone());
+        let mut tasks = JoinSet::new();
+        let reports = Reports::start(&config, &events, &mut tasks)?;
         let mut built = Vec::new();
         for Plan { source, step } in plan(&config.credentials, &[], &trust, &events, clock)? {
             // At the start each credential begins anew.
@@ -178,7 +184,8 @@ impl Daemon {
         let callers = transition.after.addresses();
         let admin = admin::prepare(&config, admin::Open::Nothing(passed.operators), token, &callers)?;
 
-        let service_settings = Arc::new(ServiceSettings::new(&config, table, instance, clock));
+        let service_settings = ServiceSettings::new(&config, table, instance, clock);
+        let service_settings = Arc::new(reports.connect(service_settings));
         let stages = Stages::default();
         let mut threads = Threads::new(config.server.workers + 1);
         let (mut handles, mut workers) = (Vec::new(), Vec::new());
@@ -197,7 +204,7 @@ impl Daemon {
         let counters = handles.iter().map(WorkerHandle::counter).collect();
         listener::spawn(transition.new, handles, settings, stages.watch(), changes, &mut threads)?;
 
-        let (mut refreshers, mut tasks) = (Refreshers::new(stages.watch()), JoinSet::new());
+        let mut refreshers = Refreshers::new(stages.watch());
         let credentials: Vec<_> = built
             .into_iter()
             .zip(&config.credentials)
@@ -238,6 +245,7 @@ impl Daemon {
             tasks,
             events,
             observed,
+            reports,
         })
     }
 
@@ -249,6 +257,11 @@ impl Daemon {
     /// The readers of events, and the history of each credential.
     pub const fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The counts of the audit trail.
+    pub const fn audit_counters(&self) -> &Arc<AuditCounters> {
+        self.reports.audit_counters()
     }
 
     /// The admin address.
@@ -331,12 +344,14 @@ impl Daemon {
         self.cut().await;
         info!("stopped");
         self.events.record_unlogged(Event::now(Name::DaemonStopped));
+        self.reports.finish().await;
     }
 
     /// Closes all connections at once, after a part of the daemon has died. Token requests that use a refresh
     /// token are still finished, and their results written.
     pub async fn abort(mut self) {
         self.cut().await;
+        self.reports.finish().await;
     }
 
     /// Stops everything at once, except token requests that use a refresh token.
@@ -345,6 +360,7 @@ impl Daemon {
         if timeout(CUT_TIMEOUT, self.threads.all_ended()).await.is_err() {
             warn!("a thread did not stop in time");
         }
+        self.reports.end_of_requests().await;
         // Only now, so that requests that wait for a token are answered with the reason.
         self.stages.enter(Stage::Cut);
         if timeout(CUT_TIMEOUT, self.refreshers.all_ended()).await.is_err() {

@@ -81,7 +81,9 @@ impl Daemon {
         reloaded.without_token = without_token(&new).await;
         let service_settings =
             ServiceSettings::new(&config, table, self.service_settings.instance.clone(), self.clock);
-        let service_settings = Arc::new(service_settings.with_counters_of(&self.service_settings));
+        self.reports.change(&config);
+        let service_settings = service_settings.with_counters_of(&self.service_settings);
+        let service_settings = Arc::new(self.reports.connect(service_settings));
         self.resize(&config);
         self.change_workers(&service_settings, &upstreams.all, &transition.after).await?;
         self.change_certificates(certificates);

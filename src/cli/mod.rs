@@ -2,6 +2,7 @@
 
 mod admin;
 mod argument;
+mod audit;
 mod browser;
 mod check;
 mod completions;
@@ -60,6 +61,8 @@ enum Command {
     /// Remove what the state keeps of a credential
     #[command(after_help = forget::HELP)]
     Forget(forget::Forget),
+    /// Verify an audit trail
+    Audit(audit::Audit),
     /// Print a new key for the state file: 32 random bytes in base64
     #[command(after_help = keygen::HELP)]
     Keygen,
@@ -100,6 +103,7 @@ pub async fn main() -> ExitCode {
         Command::Refresh(refresh) => refresh::refresh(refresh, &Environment::process()).await,
         Command::Login(login) => login::login(login, &Environment::process()).await,
         Command::Forget(forget) => forget::forget(&forget, &Environment::process()),
+        Command::Audit(audit) => audit::audit(audit, &Environment::process()),
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
         Command::Schema => schema::schema(),

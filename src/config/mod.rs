@@ -15,6 +15,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 pub use model::admin::{Admin, AdminAccess, Health};
+pub use model::audit::{Audit, AuditOutput, OnAuditFailure};
 pub use model::classification::IdentityDigest;
 pub use model::config::Config;
 pub use model::credential::{ClientCertificate, Credential, HttpVersion, Proxy, Quota, Roots, StatePlace};

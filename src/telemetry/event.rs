@@ -82,6 +82,8 @@ names! {
     ConfigurationRejected => "configuration.rejected", Warning, "configuration not reloaded, kept the last one";
     /// A caller's requests were refused.
     CallerRefused => "caller.refused", Warning, "caller refused";
+    /// Events are not in the audit trail.
+    AuditLost => "audit.lost", Warning, "events lost";
     /// The daemon serves requests.
     DaemonStarted => "daemon.started", Info, "started";
     /// The daemon has stopped.
@@ -281,6 +283,7 @@ mod tests {
                 "operator",
                 "configuration",
                 "caller",
+                "audit",
                 "daemon",
             ];
             assert!(subjects.contains(&subject) && !what.is_empty(), "{name}");

@@ -23,6 +23,11 @@ pub fn reopen() {
     REOPENINGS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// How often the process was asked to open its files again.
+pub(super) fn reopenings() -> u64 {
+    REOPENINGS.load(Ordering::Relaxed)
+}
+
 /// A file that is appended to. Opening and writing block on the disk.
 #[derive(Debug)]
 pub struct AppendFile {
@@ -40,7 +45,7 @@ impl AppendFile {
     ///
     /// The system's, if the file cannot be opened.
     pub fn open(path: PathBuf) -> io::Result<Self> {
-        let followed = REOPENINGS.load(Ordering::Relaxed);
+        let followed = reopenings();
         let file = match open(&path) {
             Err(error) if is_without_reader(&error) => None,
             opened => Some(opened?),
@@ -55,7 +60,7 @@ impl AppendFile {
     ///
     /// The system's, if no file is open.
     pub fn follow(&mut self) -> io::Result<bool> {
-        let asked = REOPENINGS.load(Ordering::Relaxed);
+        let asked = reopenings();
         let is_asked = std::mem::replace(&mut self.followed, asked) != asked;
         if self.file.is_some() && !is_asked {
             return Ok(false);
@@ -94,25 +99,35 @@ impl Write for AppendFile {
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    let file = open_without_waiting(path)?;
+    // Writes may wait, so that a slow reader of a pipe gets whole lines.
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+/// Opens a file to append to it, and makes it and its folder if they are missing. Writes to a pipe do not wait for its reader.
+///
+/// # Errors
+///
+/// The system's.
+pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
     let open = || {
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(MODE);
         // Opening a pipe would wait for a reader.
         options.custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
     };
-    let file = match (open(), path.parent()) {
+    match (open(), path.parent()) {
         (Err(error), Some(folder)) if error.kind() == ErrorKind::NotFound => {
             create_dir_all(folder)?;
-            open()?
+            open()
         }
-        (opened, _) => opened?,
-    };
-    // Writes may wait, so that a slow reader of a pipe gets whole lines.
-    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
-    Ok(file)
+        (opened, _) => opened,
+    }
 }
 
-fn is_without_reader(error: &io::Error) -> bool {
+/// Whether a pipe was not opened because nobody reads it.
+pub(super) fn is_without_reader(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
 }
 

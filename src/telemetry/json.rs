@@ -180,6 +180,23 @@ impl Write for Escaped<'_, '_> {
     }
 }
 
+/// JSON without the characters that are [escaped](is_escaped) in strings.
+pub(super) fn escape_hidden(json: String) -> String {
+    // Outside of strings JSON is ASCII, and inside of them the controls and quotes of ASCII are escaped already.
+    let is_hidden = |c: char| c >= '\u{7f}' && is_escaped(c);
+    if !json.contains(is_hidden) {
+        return json;
+    }
+    json.chars().fold(String::with_capacity(json.len() + 16), |mut escaped, c| {
+        if is_hidden(c) {
+            let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+        } else {
+            escaped.push(c);
+        }
+        escaped
+    })
+}
+
 /// All of these are in the basic multilingual plane: one `\u` escape is enough.
 const fn is_escaped(c: char) -> bool {
     matches!(c,

@@ -1,6 +1,7 @@
 //! Reports to the operator: events and their readers, the log, and the history of each credential.
 
 pub mod access;
+pub mod audit;
 pub mod event;
 pub mod events;
 pub mod files;
@@ -9,6 +10,8 @@ mod json;
 mod lines;
 pub mod log;
 pub mod metrics;
+pub mod record;
+pub mod refused;
 pub mod throttle;
 pub mod trail;
 

@@ -45,6 +45,7 @@ fn every_key_has_a_type_and_a_description() {
         (Section::Admin, &["admin"]),
         (Section::Credential, &["credentials", "*"]),
         (Section::Route, &["routes", "*"]),
+        (Section::Audit, &["audit"]),
         (Section::Log, &["log"]),
     ] {
         let properties = properties(&schema, path);

@@ -17,6 +17,7 @@ mod abandoned;
 mod access_log;
 mod admin_address;
 mod api_discovery;
+mod audit;
 mod callers;
 mod certificate_files;
 mod check_state;

@@ -37,7 +37,7 @@ fn the_print_of_the_shipped_configuration_has_every_key_with_a_default() {
 
     let written: toml::Table = toml::from_str(&uncommented(false)).unwrap();
     let printed: toml::Table = toml::from_str(&printed).unwrap();
-    for section in ["server", "admin", "log"] {
+    for section in ["server", "admin", "audit", "log"] {
         assert_eq!(written[section], printed[section], "{section}");
     }
     assert_eq!(written["routes"], printed["routes"]);

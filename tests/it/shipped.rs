@@ -25,6 +25,7 @@ impl Setting {
             ("API_CLIENT_SECRET", "x"),
             ("API_STATE_KEY", key),
             ("ADMIN_TOKEN", "x"),
+            ("AUDIT_KEY", key),
             ("CXONE_CLIENT_SECRET", "x"),
             ("CXONE_DEVTEST_CLIENT_SECRET", "x"),
             ("CXONE_ACCESS_KEY_SECRET", "x"),
@@ -163,6 +164,7 @@ fn the_shipped_configuration_shows_every_key_and_its_examples_are_valid() {
         (Section::Admin, keys(table["admin"].as_table().unwrap())),
         (Section::Credential, credential_keys),
         (Section::Route, keys(route)),
+        (Section::Audit, keys(table["audit"].as_table().unwrap())),
         (Section::Log, keys(table["log"].as_table().unwrap())),
     ] {
         let known: BTreeSet<String> = section.keys().iter().map(|key| (*key).to_owned()).collect();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::admin::{Admin, Health};
+use super::audit::Audit;
 use super::credential::Credential;
 use super::log::Log;
 use super::route::Route;
@@ -23,4 +24,6 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The settings of the log.
     pub log: Log,
+    /// The settings of the audit trail.
+    pub audit: Audit,
 }

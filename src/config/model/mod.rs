@@ -1,6 +1,7 @@
 //! The checked configuration: the types that `resolve` produces and the daemon reads.
 
 pub(in crate::config) mod admin;
+pub(in crate::config) mod audit;
 pub mod certificate;
 pub mod certificate_files;
 pub(in crate::config) mod classification;

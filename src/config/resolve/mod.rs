@@ -6,6 +6,7 @@
 mod admin;
 mod api_discovery;
 mod assertion;
+mod audit;
 mod authorities;
 mod callers;
 mod conflicts;
@@ -145,13 +146,14 @@ impl Resolver<'_> {
         self.listens("admin.listen", admin.as_ref().map(|admin| admin.listen.clone()));
         self.listens("health.listen", health.listen.clone());
         let log = self.log(schema::Log::of(file.log));
+        let audit = self.audit(schema::Audit::of(file.audit), &log);
         let (names, credentials) = self.credentials(file.credentials);
         self.refuse_state_in_token_file(token_file.as_deref());
         let routes = self.routes(file.routes, names.as_ref(), &credentials);
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return None;
         }
-        Some(Config { server, health, admin: admin?, credentials, routes: routes?, log })
+        Some(Config { server, health, admin: admin?, credentials, routes: routes?, log, audit })
     }
 
     fn error(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {

@@ -403,6 +403,7 @@ fn with_key(section: Section, key: &str) -> String {
         Section::Limits => with_server(&format!("[server.limits]\n{line}")),
         Section::Health => with_server(&format!("[health]\n{line}")),
         Section::Admin => with_server(&format!("[admin]\n{line}")),
+        Section::Audit => with_server(&format!("[audit]\n{line}")),
         Section::Log => with_server(&format!("[log]\n{line}")),
         Section::Credential => with_credential(&line),
         Section::Route => with_route(&line),
@@ -429,8 +430,8 @@ fn every_planned_key_is_refused_at_its_place() {
 fn a_planned_section_is_refused() {
     for (text, said) in [
         (
-            format!("[audit]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
-            "`audit` is not supported yet by this version",
+            format!("[tracing]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
+            "`tracing` is not supported yet by this version",
         ),
         (format!("[[webhooks]]\n{CREDENTIAL}{ROUTE}"), "`webhooks` is not supported yet by this version"),
     ] {
@@ -440,7 +441,7 @@ fn a_planned_section_is_refused() {
 
 #[test]
 fn an_override_of_a_planned_key_is_refused() {
-    for (variable, key) in [("BEARERD_AUDIT__PATH", "audit"), ("BEARERD_SHARED__URL", "shared")] {
+    for (variable, key) in [("BEARERD_TRACING__PATH", "tracing"), ("BEARERD_SHARED__URL", "shared")] {
         let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, "hunter2").unwrap_err();
         let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
         assert_eq!(problem.title, format!("`{key}` is not supported yet by this version"));

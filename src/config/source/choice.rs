@@ -2,6 +2,7 @@
 
 use super::reader::{Reader, Value, Written};
 use super::shape::{Shape, Shaped};
+use crate::config::model::audit::OnAuditFailure;
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
 use crate::config::model::log::LogFormat;
@@ -53,6 +54,7 @@ choices! {
     Forwarded { "none": None, "x-forwarded": XForwarded, "forwarded": Forwarded, }
     HeaderCase { "lower": Lower, "preserve": Preserve, }
     HalfClosed { "abort": Abort, "answer": Answer, }
+    OnAuditFailure { "go_on": GoOn, "refuse": Refuse, }
     LogFormat { "auto": Auto, "json": Json, "text": Text, }
 }
 

@@ -9,12 +9,13 @@ use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
 /// Tables that hold public keys. `request_headers`, for example, holds keys of the operator's choice.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "server",
     "tls",
     "limits",
     "health",
     "admin",
+    "audit",
     "log",
     "routes",
     "quota",
@@ -27,7 +28,7 @@ const TABLES: [&str; 11] = [
 const FREE: [&str; 6] = ["request_headers", "request_fields", "extra", "claims", "set", "set_if_absent"];
 
 /// Keys whose values are no secrets. Values of all other keys are never shown.
-const PUBLIC: [&str; 110] = [
+const PUBLIC: [&str; 111] = [
     "access",
     "alg",
     "allow",
@@ -85,6 +86,7 @@ const PUBLIC: [&str; 110] = [
     "max_wait",
     "methods",
     "metrics_token",
+    "on_failure",
     "open",
     "open_max",
     "origins",

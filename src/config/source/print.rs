@@ -99,7 +99,10 @@ impl Printer<'_> {
             let written = written.get_ref().as_table().unwrap_or(&empty);
             self.section("[[routes]]", "routes", shape(&["routes", "entry"]), written, Of::Route(route));
         }
-        self.section("[log]", "log", shape(&["log"]), table(&["log"]).unwrap_or(&empty), Of::Whole(config));
+        for name in ["audit", "log"] {
+            let written = table(&[name]).unwrap_or(&empty);
+            self.section(&format!("[{name}]"), name, shape(&[name]), written, Of::Whole(config));
+        }
     }
 
     /// Prints a section with its keys, in the order of the shipped file.

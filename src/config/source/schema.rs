@@ -16,6 +16,7 @@ use super::key::{Entry, Key};
 use super::reader::{Reader, Table, Value, Written, tables};
 use super::shape::{Shape, Shaped, shapes};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
+use crate::config::model::audit::OnAuditFailure;
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
 use crate::config::model::log::{LogFormat, Sampling};
@@ -44,6 +45,7 @@ tables! {
         credentials: Credentials,
         routes: Routes,
         log: Log,
+        audit: Audit,
     }
 
     /// `[server]`.
@@ -271,6 +273,13 @@ tables! {
         level: String,
         access: Sampling,
     }
+
+    /// `[audit]`.
+    Audit {
+        output: String,
+        on_failure: OnAuditFailure,
+        key: SecretSource,
+    }
 }
 
 /// Tables with a header of their own.
@@ -284,7 +293,7 @@ macro_rules! sections {
     )*};
 }
 
-sections! { Server Tls Limits Health Admin Credential Route Log }
+sections! { Server Tls Limits Health Admin Credential Route Log Audit }
 
 /// Tables that are the value of a key, each with an example for messages.
 macro_rules! inline_tables {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::diagnostics::Problem;
 use super::reader::{Table, UnknownKey};
-use super::schema::{Admin, Credential, File, Health, Limits, Log, Route, Server, Tls};
+use super::schema::{Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls};
 use super::synonyms::{meant_key, synonym};
 
 /// A section of the file.
@@ -20,11 +20,12 @@ pub enum Section {
     Credential,
     Route,
     Log,
+    Audit,
 }
 
 impl Section {
     /// Every section.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Root,
         Self::Server,
         Self::Tls,
@@ -34,6 +35,7 @@ impl Section {
         Self::Credential,
         Self::Route,
         Self::Log,
+        Self::Audit,
     ];
 
     /// The header, as messages write it.
@@ -48,6 +50,7 @@ impl Section {
             Self::Credential => "[credentials.NAME]",
             Self::Route => "[[routes]]",
             Self::Log => "[log]",
+            Self::Audit => "[audit]",
         }
     }
 
@@ -63,21 +66,15 @@ impl Section {
             Self::Credential => Credential::KEYS,
             Self::Route => Route::KEYS,
             Self::Log => Log::KEYS,
+            Self::Audit => Audit::KEYS,
         }
     }
 
     /// Keys that are reserved for a later version. The daemon refuses them: ignoring one would be dangerous.
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
-            Self::Root => &["audit", "webhooks", "tracing", "shared"],
-            Self::Server
-            | Self::Limits
-            | Self::Health
-            | Self::Admin
-            | Self::Credential
-            | Self::Route
-            | Self::Tls
-            | Self::Log => &[],
+            Self::Root => &["webhooks", "tracing", "shared"],
+            _ => &[],
         }
     }
 

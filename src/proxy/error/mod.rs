@@ -100,6 +100,9 @@ pub enum ProxyError {
     /// The drain ended before the request was sent.
     #[error("cut before it was sent")]
     Draining,
+    /// Nothing can be written to the audit trail.
+    #[error("nothing can be written to the audit trail")]
+    AuditUnavailable,
     /// The proxy has reached a limit.
     #[error("overloaded: {0}")]
     Overloaded(Overload),
@@ -235,6 +238,9 @@ impl ProxyError {
             }
             Self::LoopDetected => (508, "loop_detected", "Loop detected", ProxyLoopDetected),
             Self::Draining => (503, "draining", "Draining", ProxyInternalResponse),
+            Self::AuditUnavailable => {
+                (503, "audit_unavailable", "Audit trail unavailable", ProxyInternalResponse)
+            }
             Self::Overloaded(_) => (503, "overloaded", "Overloaded", ProxyInternalResponse),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -248,6 +254,7 @@ impl ProxyError {
             Self::NotDiscovered { undiscovered, .. } => Some(undiscovered.retry_after),
             Self::UpstreamUnavailable { retry_after } => Some(*retry_after),
             Self::Draining
+            | Self::AuditUnavailable
             | Self::Overloaded(_)
             | Self::Upstream(ForwardError::NoDescriptor | ForwardError::Overloaded) => {
                 Some(OVERLOAD_RETRY_AFTER)
@@ -296,6 +303,9 @@ impl ProxyError {
             }
             Self::Upstream(error) => error.detail(),
             Self::Draining => "The proxy shut down before it sent the request. Try again.",
+            Self::AuditUnavailable => {
+                "Nothing can be written to the audit trail, and audit.on_failure is \"refuse\". Try again."
+            }
             Self::Overloaded(overload) => return format!("The proxy is overloaded: {overload}. Try again."),
             Self::LoopDetected => "The route's `upstream` leads back to this proxy.",
         };
@@ -438,6 +448,7 @@ mod tests {
             (ProxyError::UpstreamUnavailable { retry_after: Duration::ZERO }, 503, "upstream_unavailable"),
             (ProxyError::LoopDetected, 508, "loop_detected"),
             (ProxyError::Draining, 503, "draining"),
+            (ProxyError::AuditUnavailable, 503, "audit_unavailable"),
             (ProxyError::Overloaded(Overload::Connections), 503, "overloaded"),
             (ProxyError::Overloaded(Overload::ConnectionsOfAddress), 503, "overloaded"),
             (ProxyError::Overloaded(Overload::TokenWaiters), 503, "overloaded"),

@@ -14,6 +14,7 @@ mod login_stub;
 pub mod outcome;
 pub mod preview;
 mod received;
+pub mod refusals;
 mod rejected_token;
 pub mod response;
 pub mod retry;
@@ -35,6 +36,7 @@ use self::exchange::{Exchange, ExchangeSettings};
 use self::header_cache::HeaderCache;
 use self::outcome::RouteLabels;
 use self::received::Received;
+use self::refusals::Refusals;
 use self::response::ResponseBody;
 use self::retry::RetryBudget;
 use self::settings::ServiceSettings;
@@ -50,6 +52,7 @@ use super::message::via::Via;
 use super::upstream::forward::Answered;
 use super::upstream::pool::Pool;
 use crate::proxy::downstream::request_body::ClientBody;
+use crate::telemetry::audit::AuditGate;
 use crate::telemetry::metrics::traffic::Meter;
 
 /// Answers the requests of one worker. Never shared between threads.
@@ -58,6 +61,7 @@ pub struct Service {
     via: Via,
     loop_mark: LoopMark,
     pub(super) header_cache: HeaderCache,
+    pub(super) refusals: Refusals,
     pub(super) pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>,
     /// In the order of [`Route::index`].
     labels: Vec<Rc<RouteLabels>>,
@@ -85,7 +89,8 @@ impl Service {
         let (via, loop_mark) = (Via::new(&shared.instance), LoopMark::new(&shared.instance));
         let labels = shared.table.routes().iter().map(|route| Rc::new(RouteLabels::of(route, &meter)));
         let labels = labels.collect();
-        Self { via, loop_mark, header_cache: HeaderCache::default(), shared, pools, labels, meter }
+        let refusals = Refusals::new(shared.refused.clone());
+        Self { via, loop_mark, header_cache: HeaderCache::default(), refusals, shared, pools, labels, meter }
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
@@ -117,7 +122,10 @@ impl Service {
                     response::relay(answered, links, request_body, exchange)
                 }
                 Ok(Reply::Complete(response)) => response::reply(response, request_body, exchange),
-                Err(error) => response::refuse(&error, request_body, exchange),
+                Err(error) => {
+                    self.refusals.add(&exchange, &error);
+                    response::refuse(&error, request_body, exchange)
+                }
             };
             Ok(response)
         })
@@ -131,6 +139,9 @@ impl Service {
         exchange: &mut Exchange,
         upgrade: &Upgrade,
     ) -> Result<Reply, ProxyError> {
+        if self.shared.audit_gate.as_ref().is_some_and(AuditGate::is_closed) {
+            return Err(ProxyError::AuditUnavailable);
+        }
         let (peer, names) = (exchange.caller.peer.get(), exchange.caller.names());
         let (target, route) = self.shared.admit(&head, peer.is_allowed, names)?;
         request_body.limit_pace(route.body_timeout, route.body_rate);

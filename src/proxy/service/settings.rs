@@ -9,7 +9,9 @@ use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
 use crate::proxy::route::Table;
 use crate::proxy::route::guard::Policy;
+use crate::telemetry::audit::AuditGate;
 use crate::telemetry::metrics::traffic::Traffic;
+use crate::telemetry::refused::Counts;
 
 /// Access policy, routes and limits. A reload replaces the snapshot as a whole.
 #[derive(Debug)]
@@ -36,6 +38,10 @@ pub struct ServiceSettings {
     pub traffic: Arc<Traffic>,
     /// The clock of token lifetimes.
     pub clock: Clock,
+    /// Refuses requests while nothing can be written to the audit trail; `None` if requests go on.
+    pub audit_gate: Option<AuditGate>,
+    /// Where refused requests are counted.
+    pub refused: Option<Counts>,
 }
 
 impl ServiceSettings {
@@ -54,7 +60,16 @@ impl ServiceSettings {
             sampling: config.log.access,
             traffic: Arc::new(Traffic::new(config.server.workers)),
             clock,
+            audit_gate: None,
+            refused: None,
         }
+    }
+
+    /// Reports refused requests, and asks this gate before each request.
+    #[must_use]
+    pub fn with_reports(mut self, audit_gate: Option<AuditGate>, refused: Counts) -> Self {
+        (self.audit_gate, self.refused) = (audit_gate, Some(refused));
+        self
     }
 
     /// Continues the counters of the snapshot `before`: token waiters, replay memory and counts of requests.

@@ -111,6 +111,7 @@ impl Snapshot {
     pub fn sweep(&self, now: Instant) {
         let service = self.service();
         service.header_cache.forget_tokens();
+        service.refusals.hand_over();
         for pool in &service.pools {
             pool.reap(now);
             pool.upstream.breaker.tick();

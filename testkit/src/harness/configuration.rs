@@ -67,7 +67,7 @@ impl Configuration {
     /// Tests that edit the file rely on this.
     pub fn render(&self) -> String {
         let mut file = String::new();
-        for name in ["server", "health", "admin", "log", "credentials"] {
+        for name in ["server", "health", "admin", "audit", "log", "credentials"] {
             let Some(section) = self.0.get(name).and_then(Value::as_table) else { continue };
             let (tables, keys): (Vec<_>, Vec<_>) =
                 section.iter().partition(|(_, value)| value.is_table() && has_own_head(name));
@@ -80,10 +80,12 @@ impl Configuration {
                 lines(&mut file, &format!("[{name}.{key}]"), table.as_table().into_iter().flatten());
             }
         }
-        for route in self.0.get("routes").and_then(Value::as_array).into_iter().flatten() {
-            lines(&mut file, "[[routes]]", route.as_table().into_iter().flatten());
+        for list in ["routes", "webhooks"] {
+            for table in self.0.get(list).and_then(Value::as_array).into_iter().flatten() {
+                lines(&mut file, &format!("[[{list}]]"), table.as_table().into_iter().flatten());
+            }
         }
-        let known = ["server", "health", "admin", "log", "credentials", "routes"];
+        let known = ["server", "health", "admin", "audit", "log", "credentials", "routes", "webhooks"];
         let unknown: Vec<&String> = self.0.keys().filter(|name| !known.contains(&name.as_str())).collect();
         assert!(unknown.is_empty(), "sections that are not rendered: {unknown:?}");
         file
