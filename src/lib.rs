@@ -10,7 +10,8 @@
 //! - [`http`] holds what every HTTP server and client of the daemon needs.
 //! - [`clock`] measures the age of tokens.
 //! - [`backoff`] computes the waits between attempts.
-//! - [`network`] decides which addresses count as one client.
+//! - [`network`] decides which addresses count as one client, and which are public.
+//! - [`webhooks`] sends events to receivers over HTTP.
 //! - [`unix_socket`] binds unix sockets that only the daemon's own user can open.
 //! - [`blocking`] runs work that may block for ever, and waits for it within a bound.
 //! - [`shared_request`] merges requests that many make at once.
@@ -46,6 +47,7 @@ pub mod shared_request;
 pub mod telemetry;
 pub mod tls;
 pub mod unix_socket;
+pub mod webhooks;
 
 pub mod admin;
 

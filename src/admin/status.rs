@@ -221,7 +221,7 @@ pub struct Webhook {
     pub origin: String,
     /// Events that were delivered.
     pub delivered: u64,
-    /// Events that were given up.
+    /// Attempts that failed.
     pub failed: u64,
     /// Events that wait.
     pub queued: usize,

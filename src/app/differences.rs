@@ -73,6 +73,7 @@ fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
         ("admin.metrics_token", before.admin.metrics_token == after.admin.metrics_token),
         ("admin.token", before.admin.token == after.admin.token),
         ("audit.on_failure", before.audit.on_failure == after.audit.on_failure),
+        ("webhooks", before.webhooks == after.webhooks),
         ("log.access", before.log.access == after.log.access),
     ]
     .into_iter()

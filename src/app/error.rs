@@ -12,6 +12,7 @@ use crate::systemd::sockets::PassedSocketError;
 use crate::tls::server::ServerTlsError;
 use crate::token::ClientError;
 use crate::token::state::file::OpenError;
+use crate::webhooks::WebhookError;
 
 /// Why the daemon cannot start.
 #[derive(Debug, Error)]
@@ -82,6 +83,14 @@ pub enum StartError {
     /// The audit trail cannot be opened.
     #[error("the audit trail cannot be opened (`audit.output`)")]
     Audit(#[source] io::Error),
+    /// The client of a webhook cannot be set up.
+    #[error("the webhook `{webhook}` cannot be set up")]
+    Webhook {
+        /// The webhook's name.
+        webhook: String,
+        /// The cause.
+        source: WebhookError,
+    },
     /// A reload waited for a token request of the configuration in force.
     #[error("the token request of the credential `{0}` did not finish in time")]
     Busy(String),
@@ -100,6 +109,7 @@ impl StartError {
             Self::PassedSocket(_)
             | Self::Credential { .. }
             | Self::Upstream { .. }
+            | Self::Webhook { .. }
             | Self::ServerTls { .. }
             | Self::AdminToken { .. } => true,
             Self::State { source, .. } => !matches!(source, OpenError::Held(..)),

@@ -61,6 +61,7 @@ use crate::telemetry::{Event, Events};
 use crate::tls::client::Trust;
 use crate::token::state::LONGEST_WRITE_AT_STOP;
 use crate::token::{DurableState, Refresher};
+use crate::webhooks::Webhooks;
 
 /// How long threads may take to end after the stage `Cutting` or `Cut`.
 const CUT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -111,6 +112,7 @@ impl Daemon {
         Certificates::new(ShownTo::Operators, config.admin.tls.as_ref())?;
         admin::check_own_token(config)?;
         listen_sockets::check(config)?;
+        reports::receivers(config, &Trust::default())?;
         Self::settings(config, "bearerd").map(|_| ())
     }
 
@@ -158,7 +160,7 @@ impl Daemon {
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let events = Events::new(instance.clone());
         let mut tasks = JoinSet::new();
-        let reports = Reports::start(&config, &events, &mut tasks)?;
+        let reports = Reports::start(&config, &trust, &events, &mut tasks)?;
         let mut built = Vec::new();
         for Plan { source, step } in plan(&config.credentials, &[], &trust, &events, clock)? {
             // At the start each credential begins anew.
@@ -212,8 +214,14 @@ impl Daemon {
             .collect();
         let discoveries = Discoveries::default().continued_with(Vec::new(), discoveries, &mut tasks);
         certificates.keep(keeper, &mut tasks);
-        let observed =
-            Observed::new(&config, &service_settings, &upstreams, &certificates, counters, &events);
+        let observed = Observed::new(
+            &config,
+            &service_settings,
+            &upstreams,
+            &certificates,
+            counters,
+            (&events, &reports),
+        );
         observed.set_connections_limit(connections(&config.server.limits, shares.callers));
         let admin = AdminAddress::open(
             admin,
@@ -262,6 +270,11 @@ impl Daemon {
     /// The counts of the audit trail.
     pub const fn audit_counters(&self) -> &Arc<AuditCounters> {
         self.reports.audit_counters()
+    }
+
+    /// The webhooks.
+    pub const fn webhooks(&self) -> &Arc<Webhooks> {
+        self.reports.webhooks()
     }
 
     /// The admin address.

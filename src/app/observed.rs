@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
 use super::certificates::Certificates;
+use super::reports::Reports;
 use super::upstreams::InForce;
 use crate::admin::status::{Audit, Certificate, Configuration, LastReload, Shared, Time, Upstream, Webhook};
 use crate::admin::{Histogram, Parts, RouteFigures};
@@ -20,11 +21,13 @@ use crate::proxy::upstream::Upstream as Connected;
 use crate::proxy::worker::ConnectionCounter;
 use crate::reload::Outcome;
 use crate::telemetry::Events;
+use crate::telemetry::audit::AuditCounters;
 use crate::telemetry::event::Name;
 use crate::telemetry::log::DroppedLines;
 use crate::telemetry::metrics::histogram::{Buckets, native_bounds};
 use crate::telemetry::metrics::traffic::{Retry, RouteTraffic, Unauthorized};
 use crate::tls::reload::CurrentCertificate;
+use crate::webhooks::{WebhookStatus, Webhooks};
 
 /// What operators see of the configuration in force.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(super) struct Observed {
     workers: Vec<ConnectionCounter>,
     dropped_lines: OnceLock<DroppedLines>,
     events: Events,
+    audit: Arc<AuditCounters>,
+    webhooks: Arc<Webhooks>,
 }
 
 #[derive(Debug)]
@@ -56,7 +61,7 @@ impl Observed {
         upstreams: &InForce,
         certificates: &Certificates,
         workers: Vec<ConnectionCounter>,
-        events: &Events,
+        (events, reports): (&Events, &Reports),
     ) -> Arc<Self> {
         let configuration = Configuration { file: None, loaded_at: Time::now(), last_reload: None };
         Arc::new(Self {
@@ -67,6 +72,8 @@ impl Observed {
             workers,
             dropped_lines: OnceLock::new(),
             events: events.clone(),
+            audit: Arc::clone(reports.audit_counters()),
+            webhooks: Arc::clone(reports.webhooks()),
         })
     }
 
@@ -212,11 +219,18 @@ impl Parts for Observed {
 
     fn audit(&self) -> Audit {
         let events = Name::ALL.iter().map(|name| self.events.recorded(*name)).sum();
-        Audit { events, failures: 0 }
+        Audit { events, failures: self.audit.failures() }
     }
 
     fn webhooks(&self) -> Vec<Webhook> {
-        Vec::new()
+        let webhook = |one: WebhookStatus| Webhook {
+            name: one.name,
+            origin: one.origin,
+            delivered: one.delivered,
+            failed: one.failed + one.gone,
+            queued: one.queued,
+        };
+        self.webhooks.status().into_iter().map(webhook).collect()
     }
 }
 

@@ -20,6 +20,7 @@ use super::certificates::Certificates;
 use super::credentials::{Credential, Plan, Step, all_idle, plan};
 use super::differences::{differences, keep_until_restart, keeps_routes_of};
 use super::listen_sockets::{ListenSockets, Transition};
+use super::reports::receivers;
 use super::table::{Served, serve};
 use super::upstreams::Resources;
 use super::{Daemon, StartError, listener_settings, log_listening};
@@ -69,6 +70,7 @@ impl Daemon {
         let certificates = self.certificates.next(config.server.tls.as_ref())?;
         let next_certificates = certificates.as_ref().map(|(next, _)| next);
         let begin_anew = next_certificates.is_some_and(|next| next.differs_in_client_ca(&self.certificates));
+        let receivers = receivers(&config, &trust)?;
         let transition = self.listen_sockets.to(&config.server, begin_anew)?;
         let admin = self.prepare_admin(&config, &transition.after).await?;
         let taken_out = self.take_out(&plans).await?;
@@ -81,7 +83,7 @@ impl Daemon {
         reloaded.without_token = without_token(&new).await;
         let service_settings =
             ServiceSettings::new(&config, table, self.service_settings.instance.clone(), self.clock);
-        self.reports.change(&config);
+        self.reports.change(&config, receivers);
         let service_settings = service_settings.with_counters_of(&self.service_settings);
         let service_settings = Arc::new(self.reports.connect(service_settings));
         self.resize(&config);

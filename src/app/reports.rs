@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use super::StartError;
 use crate::config::Config;
@@ -11,16 +11,19 @@ use crate::proxy::service::settings::ServiceSettings;
 use crate::telemetry::audit::{Audit, AuditCounters};
 use crate::telemetry::refused::{Counts, RefusedCallers};
 use crate::telemetry::{Events, Sink};
+use crate::tls::client::Trust;
+use crate::webhooks::{Receivers, Webhooks};
 
-/// The audit trail, and the reports about refused callers.
+/// The audit trail, the webhooks, and the reports about refused callers.
 #[derive(Debug)]
 pub(super) struct Reports {
     audit: Option<Arc<Audit>>,
     audit_counters: Arc<AuditCounters>,
+    webhooks: Arc<Webhooks>,
     refused: Counts,
     /// Ends the task that reports refused callers.
     end: oneshot::Sender<()>,
-    refused_callers: JoinHandle<()>,
+    refused_callers: JoinSet<()>,
 }
 
 impl Reports {
@@ -28,28 +31,34 @@ impl Reports {
     ///
     /// # Errors
     ///
-    /// [`StartError::Audit`].
+    /// [`StartError`] about the audit trail or a webhook.
     pub(super) fn start(
         config: &Config,
+        trust: &Trust,
         events: &Events,
         tasks: &mut JoinSet<&'static str>,
     ) -> Result<Self, StartError> {
+        let receivers = receivers(config, trust)?;
         let audit_counters = Arc::<AuditCounters>::default();
         let instance = events.instance().to_owned();
+        let webhooks = Arc::new(Webhooks::new(instance.clone()));
+        webhooks.change(receivers);
         let audit =
             Audit::start(&config.audit, instance, Arc::clone(&audit_counters)).map_err(StartError::Audit)?;
         if let Some(audit) = &audit {
-            events.set_sinks(vec![Arc::clone(audit) as Arc<dyn Sink>]);
             let watched = Arc::clone(audit);
             tasks.spawn(async move {
                 watched.watch().await;
                 "the audit trail"
             });
         }
+        let trail = audit.iter().map(|audit| Arc::clone(audit) as Arc<dyn Sink>);
+        events.set_sinks(trail.chain([Arc::clone(&webhooks) as Arc<dyn Sink>]).collect());
         let (refused, callers) = RefusedCallers::new(events.clone());
         let (end, ended) = oneshot::channel();
-        let refused_callers = tokio::spawn(callers.run(ended));
-        Ok(Self { audit, audit_counters, refused, end, refused_callers })
+        let mut refused_callers = JoinSet::new();
+        refused_callers.spawn(callers.run(ended));
+        Ok(Self { audit, audit_counters, webhooks, refused, end, refused_callers })
     }
 
     /// The counts of the audit trail.
@@ -57,8 +66,14 @@ impl Reports {
         &self.audit_counters
     }
 
-    /// Follows another configuration.
-    pub(super) fn change(&self, config: &Config) {
+    /// The webhooks.
+    pub(super) const fn webhooks(&self) -> &Arc<Webhooks> {
+        &self.webhooks
+    }
+
+    /// Follows another configuration, with its receivers.
+    pub(super) fn change(&self, config: &Config, receivers: Receivers) {
+        self.webhooks.change(receivers);
         if let Some(audit) = &self.audit {
             audit.change(config.audit.on_failure);
         }
@@ -74,13 +89,26 @@ impl Reports {
     pub(super) async fn end_of_requests(&mut self) {
         let (end, _) = oneshot::channel();
         let _ = std::mem::replace(&mut self.end, end).send(());
-        let _ = (&mut self.refused_callers).await;
+        while self.refused_callers.join_next().await.is_some() {}
     }
 
-    /// Writes what waits.
+    /// Writes and delivers what waits.
     pub(super) async fn finish(&self) {
-        if let Some(audit) = &self.audit {
-            audit.finish().await;
-        }
+        let trail = async {
+            if let Some(audit) = &self.audit {
+                audit.finish().await;
+            }
+        };
+        tokio::join!(trail, self.webhooks.finish());
     }
+}
+
+/// The receivers of a configuration's webhooks.
+///
+/// # Errors
+///
+/// [`StartError::Webhook`].
+pub(super) fn receivers(config: &Config, trust: &Trust) -> Result<Receivers, StartError> {
+    Receivers::new(&config.webhooks, trust)
+        .map_err(|(webhook, source)| StartError::Webhook { webhook, source })
 }

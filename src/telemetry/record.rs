@@ -69,6 +69,13 @@ impl<'a> Record<'a> {
             previous,
         }
     }
+
+    /// With this tenant if the token names none.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: Option<&'a str>) -> Self {
+        self.tenant = self.tenant.or(tenant);
+        self
+    }
 }
 
 /// JSON in one line. Characters that end a line, have no width or change the direction of text are escaped.

@@ -15,7 +15,7 @@ use super::event::{Event, Name};
 use super::events::Events;
 
 /// The least time between two events about a caller and a code.
-const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 /// How often it is looked which events are due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The most callers and codes that are told apart.
@@ -122,7 +122,8 @@ mod tests {
         let mut reader = events.subscribe();
         let (counts, callers) = RefusedCallers::new(events);
         let (end, ended) = oneshot::channel();
-        let task = tokio::spawn(callers.run(ended));
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(callers.run(ended));
         for (who, count) in [(refused(1, "a"), 2), (refused(1, "b"), 1), (refused(2, "a"), 1)] {
             counts.send((who, count)).await.unwrap();
         }
@@ -154,7 +155,7 @@ mod tests {
 
         counts.send((refused(1, "a"), 1)).await.unwrap();
         end.send(()).unwrap();
-        task.await.unwrap();
+        task.join_next().await.unwrap().unwrap();
         assert_eq!(reader.try_recv().unwrap().detail.as_deref(), Some("requests: 1"), "at the end");
     }
 

@@ -46,6 +46,7 @@ fn every_key_has_a_type_and_a_description() {
         (Section::Credential, &["credentials", "*"]),
         (Section::Route, &["routes", "*"]),
         (Section::Audit, &["audit"]),
+        (Section::Webhook, &["webhooks", "*"]),
         (Section::Log, &["log"]),
     ] {
         let properties = properties(&schema, path);

@@ -79,4 +79,5 @@ mod upstream_http2;
 mod upstream_pools;
 mod upstream_proxy;
 mod upstream_tls;
+mod webhooks;
 mod websocket;

@@ -26,6 +26,8 @@ impl Setting {
             ("API_STATE_KEY", key),
             ("ADMIN_TOKEN", "x"),
             ("AUDIT_KEY", key),
+            ("WEBHOOK_URL", "https://hooks.example.com/bearerd"),
+            ("WEBHOOK_SECRET", key),
             ("CXONE_CLIENT_SECRET", "x"),
             ("CXONE_DEVTEST_CLIENT_SECRET", "x"),
             ("CXONE_ACCESS_KEY_SECRET", "x"),
@@ -165,6 +167,7 @@ fn the_shipped_configuration_shows_every_key_and_its_examples_are_valid() {
         (Section::Credential, credential_keys),
         (Section::Route, keys(route)),
         (Section::Audit, keys(table["audit"].as_table().unwrap())),
+        (Section::Webhook, keys(table["webhooks"][0].as_table().unwrap())),
         (Section::Log, keys(table["log"].as_table().unwrap())),
     ] {
         let known: BTreeSet<String> = section.keys().iter().map(|key| (*key).to_owned()).collect();

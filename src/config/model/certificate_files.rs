@@ -16,6 +16,7 @@ use super::config::Config;
 use super::credential::{ClientCertificate, Credential, Roots};
 use super::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICATE_BYTES, PemError, PemFile, with_cause};
 use super::route::Upstream;
+use super::webhook::Webhook;
 
 /// Files whose content is not the content in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +85,9 @@ impl Config {
         let certificates = self.credentials.iter().filter_map(|one| one.client_certificate.as_ref());
         let shown = self.routes.iter().filter_map(|route| route.upstream.client_certificate.as_ref());
         let pairs = certificates.chain(shown).flat_map(|one| [&one.certificate_file, &one.key_file]);
-        let authorities = of_routes.chain(of_credentials).map(|file| (file, MAX_AUTHORITIES_BYTES));
+        let of_webhooks = self.webhooks.iter().filter_map(|webhook| webhook.ca_file.as_ref());
+        let authorities =
+            of_routes.chain(of_credentials).chain(of_webhooks).map(|file| (file, MAX_AUTHORITIES_BYTES));
         authorities.chain(pairs.map(|file| (file, MAX_CERTIFICATE_BYTES)))
     }
 
@@ -97,6 +100,9 @@ impl Config {
         }
         let mut config = self.clone();
         let mut is_changed = false;
+        for webhook in &mut config.webhooks {
+            is_changed |= reader.webhook(webhook);
+        }
         for credential in &mut config.credentials {
             if let Some(changed) = reader.credential(credential) {
                 *credential = Arc::new(changed);
@@ -163,6 +169,15 @@ impl Reader<'_> {
             upstream.client_certificate = certificate;
         }
         is_changed
+    }
+
+    /// Gives a webhook the new content of its file. Returns whether there is new content.
+    fn webhook(&mut self, webhook: &mut Webhook) -> bool {
+        let key = || format!("webhooks.ca_file ({})", webhook.name);
+        let authorities = self.authorities(key, webhook.ca_file.as_ref(), &webhook.roots);
+        let Some((file, roots)) = authorities else { return false };
+        (webhook.ca_file, webhook.roots) = (Some(file), roots);
+        true
     }
 
     fn authorities(

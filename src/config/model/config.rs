@@ -8,6 +8,7 @@ use super::credential::Credential;
 use super::log::Log;
 use super::route::Route;
 use super::server::Server;
+use super::webhook::Webhook;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -26,4 +27,6 @@ pub struct Config {
     pub log: Log,
     /// The settings of the audit trail.
     pub audit: Audit,
+    /// The webhooks, in the order of the file.
+    pub webhooks: Vec<Webhook>,
 }

@@ -29,3 +29,4 @@ pub mod signing_key;
 pub(in crate::config) mod small_file;
 pub mod state_key;
 pub mod token_field;
+pub(in crate::config) mod webhook;

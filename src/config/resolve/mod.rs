@@ -33,6 +33,7 @@ mod server_tls;
 mod state;
 mod token_field;
 mod tutorial;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -149,11 +150,12 @@ impl Resolver<'_> {
         let audit = self.audit(schema::Audit::of(file.audit), &log);
         let (names, credentials) = self.credentials(file.credentials);
         self.refuse_state_in_token_file(token_file.as_deref());
+        let webhooks = self.webhooks(file.webhooks);
         let routes = self.routes(file.routes, names.as_ref(), &credentials);
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return None;
         }
-        Some(Config { server, health, admin: admin?, credentials, routes: routes?, log, audit })
+        Some(Config { server, health, admin: admin?, credentials, routes: routes?, log, audit, webhooks })
     }
 
     fn error(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {

@@ -404,6 +404,7 @@ fn with_key(section: Section, key: &str) -> String {
         Section::Health => with_server(&format!("[health]\n{line}")),
         Section::Admin => with_server(&format!("[admin]\n{line}")),
         Section::Audit => with_server(&format!("[audit]\n{line}")),
+        Section::Webhook => with_server(&format!("[[webhooks]]\n{line}")),
         Section::Log => with_server(&format!("[log]\n{line}")),
         Section::Credential => with_credential(&line),
         Section::Route => with_route(&line),
@@ -433,7 +434,7 @@ fn a_planned_section_is_refused() {
             format!("[tracing]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
             "`tracing` is not supported yet by this version",
         ),
-        (format!("[[webhooks]]\n{CREDENTIAL}{ROUTE}"), "`webhooks` is not supported yet by this version"),
+        (format!("[shared]\n{CREDENTIAL}{ROUTE}"), "`shared` is not supported yet by this version"),
     ] {
         assert_eq!(refused(&text), [said]);
     }

@@ -10,6 +10,7 @@ use crate::config::model::request::RequestFormat;
 use crate::config::model::route::Forwarded;
 use crate::config::model::server::{HalfClosed, HeaderCase};
 use crate::config::model::signing_key::SigningAlgorithm;
+use crate::config::model::webhook::WebhookFormat;
 
 /// Gives each variant of an enum the string that stands for it in the file.
 macro_rules! choices {
@@ -55,6 +56,7 @@ choices! {
     HeaderCase { "lower": Lower, "preserve": Preserve, }
     HalfClosed { "abort": Abort, "answer": Answer, }
     OnAuditFailure { "go_on": GoOn, "refuse": Refuse, }
+    WebhookFormat { "standard": Standard, "seed": Seed, "cloudevents": CloudEvents, }
     LogFormat { "auto": Auto, "json": Json, "text": Text, }
 }
 

@@ -9,7 +9,7 @@ use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
 /// Tables that hold public keys. `request_headers`, for example, holds keys of the operator's choice.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "server",
     "tls",
     "limits",
@@ -22,17 +22,19 @@ const TABLES: [&str; 12] = [
     "retry_429",
     "breaker",
     "errors",
+    "webhooks",
 ];
 
 /// Tables whose keys are of the operator's choice: `env` and `file` in them are not the sources of a secret.
 const FREE: [&str; 6] = ["request_headers", "request_fields", "extra", "claims", "set", "set_if_absent"];
 
 /// Keys whose values are no secrets. Values of all other keys are never shown.
-const PUBLIC: [&str; 111] = [
+const PUBLIC: [&str; 115] = [
     "access",
     "alg",
     "allow",
     "allow_from",
+    "allow_private",
     "attempts",
     "audience",
     "authorize_url",
@@ -61,6 +63,7 @@ const PUBLIC: [&str; 111] = [
     "drain",
     "drain_delay",
     "encoded",
+    "events",
     "expect_jwt",
     "failures",
     "fallback",
@@ -86,6 +89,7 @@ const PUBLIC: [&str; 111] = [
     "max_wait",
     "methods",
     "metrics_token",
+    "name",
     "on_failure",
     "open",
     "open_max",
@@ -121,6 +125,7 @@ const PUBLIC: [&str; 111] = [
     "strip_prefix",
     "subject_token_type",
     "system_roots",
+    "tenant",
     "throttled",
     "timeout",
     "tls_timeout",
@@ -146,7 +151,7 @@ const PUBLIC: [&str; 111] = [
 const MAX_DEPTH: usize = 100;
 
 /// Further keys that are shown, and whose values are not.
-const OTHER: [&str; 29] = [
+const OTHER: [&str; 31] = [
     "credentials",
     "headers",
     "fields",
@@ -165,6 +170,8 @@ const OTHER: [&str; 29] = [
     "env",
     "file",
     "token",
+    "secret",
+    "url",
     "client_secret",
     "client_secret_next",
     "password",

@@ -99,6 +99,12 @@ impl Printer<'_> {
             let written = written.get_ref().as_table().unwrap_or(&empty);
             self.section("[[routes]]", "routes", shape(&["routes", "entry"]), written, Of::Route(route));
         }
+        let webhooks = root.get("webhooks").and_then(|webhooks| webhooks.get_ref().as_array());
+        for written in webhooks.into_iter().flat_map(|webhooks| webhooks.iter()) {
+            let written = written.get_ref().as_table().unwrap_or(&empty);
+            let shape = shape(&["webhooks", "entry"]);
+            self.section("[[webhooks]]", "webhooks", shape, written, Of::Whole(config));
+        }
         for name in ["audit", "log"] {
             let written = table(&[name]).unwrap_or(&empty);
             self.section(&format!("[{name}]"), name, shape(&[name]), written, Of::Whole(config));

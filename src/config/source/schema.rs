@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::choice::{ClientAuth, Encoded, Grant, Provider, RewrittenLink, Upgrade};
 use super::claim::Claim;
@@ -25,6 +25,7 @@ use crate::config::model::route::Forwarded;
 use crate::config::model::secret::SecretSource;
 use crate::config::model::server::{HalfClosed, HeaderCase};
 use crate::config::model::signing_key::SigningAlgorithm;
+use crate::config::model::webhook::WebhookFormat;
 
 /// Strings, each with its place.
 pub(in crate::config) type Texts = Vec<Entry<String>>;
@@ -46,6 +47,7 @@ tables! {
         routes: Routes,
         log: Log,
         audit: Audit,
+        webhooks: Webhooks,
     }
 
     /// `[server]`.
@@ -280,6 +282,19 @@ tables! {
         on_failure: OnAuditFailure,
         key: SecretSource,
     }
+
+    /// `[[webhooks]]`.
+    Webhook {
+        url: SecretSource,
+        name: String,
+        secret: OneOrMany<SecretSource>,
+        format: WebhookFormat,
+        events: Texts,
+        tenant: String,
+        timeout: Duration,
+        ca_file: PathBuf,
+        allow_private: bool,
+    }
 }
 
 /// Tables with a header of their own.
@@ -293,7 +308,7 @@ macro_rules! sections {
     )*};
 }
 
-sections! { Server Tls Limits Health Admin Credential Route Log Audit }
+sections! { Server Tls Limits Health Admin Credential Route Log Audit Webhook }
 
 /// Tables that are the value of a key, each with an example for messages.
 macro_rules! inline_tables {
@@ -328,27 +343,12 @@ impl Value for Option<Breaker> {
     }
 }
 
-/// `true`, `false`, or a share.
-impl Value for Sampling {
-    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        const EXPECTED: &str = "true, false, or a share of the requests from 0 to 1, such as 0.1";
-        let share = match value.get_ref() {
-            DeValue::Boolean(true) => return Some(Self::ALL),
-            DeValue::Boolean(false) => return Some(Self::OFF),
-            DeValue::Float(number) => number.as_str().parse().ok(),
-            DeValue::Integer(number) => number.as_str().parse().ok(),
-            _ => return reader.mistyped(value, path, EXPECTED),
-        };
-        share.and_then(Self::new).or_else(|| reader.invalid(value, path, EXPECTED))
-    }
-}
-
 shapes! {
     Credentials: <BTreeMap<Spanned<String>, Entry<Credential>>>::shape(),
     Routes: <Vec<Entry<Route>>>::shape(),
+    Webhooks: <Vec<Entry<Webhook>>>::shape(),
     Option<Breaker>: Shape::OneOf(vec![Shape::Choice(vec!["off"]), Breaker::shape()]),
     Claim: Shape::Claim,
-    Sampling: Shape::OneOf(vec![Shape::Bool, Shape::Share]),
 }
 
 /// `[credentials.NAME]`, by name.
@@ -376,13 +376,36 @@ pub(in crate::config) struct Routes(pub(in crate::config) Vec<Entry<Route>>);
 
 impl Value for Routes {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        if let Some(list) = reader.list(value, path) {
-            return Some(Self(list));
-        }
         let help = "write [[routes]], with two brackets, once for each route";
-        reader.problems.push(Problem::error(value.span(), "`routes` must be a list of tables").help(help));
-        let table = value.get_ref().as_table()?;
-        let route = Route::from_table(table, "routes[0]", reader);
-        Some(Self(vec![Some(Spanned::new(value.span(), route))]))
+        list_of_tables(value, path, reader, help).map(Self)
     }
+}
+
+/// `[[webhooks]]`. A single `[webhooks]` is read as if it were `[[webhooks]]`.
+#[derive(Debug, Default)]
+pub(in crate::config) struct Webhooks(pub(in crate::config) Vec<Entry<Webhook>>);
+
+impl Value for Webhooks {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let help = "write [[webhooks]], with two brackets, once for each webhook";
+        list_of_tables(value, path, reader, help).map(Self)
+    }
+}
+
+/// A list of tables; a single table is reported, and read as the only one of its list.
+fn list_of_tables<T: Table + Value>(
+    value: &Written<'_>,
+    path: &str,
+    reader: &mut Reader<'_>,
+    help: &str,
+) -> Option<Vec<Entry<T>>> {
+    if let Some(list) = reader.list(value, path) {
+        return Some(list);
+    }
+    reader
+        .problems
+        .push(Problem::error(value.span(), format!("`{path}` must be a list of tables")).help(help));
+    let table = value.get_ref().as_table()?;
+    let only = T::from_table(table, &format!("{path}[0]"), reader);
+    Some(vec![Some(Spanned::new(value.span(), only))])
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::diagnostics::Problem;
 use super::reader::{Table, UnknownKey};
-use super::schema::{Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls};
+use super::schema::{Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls, Webhook};
 use super::synonyms::{meant_key, synonym};
 
 /// A section of the file.
@@ -21,11 +21,12 @@ pub enum Section {
     Route,
     Log,
     Audit,
+    Webhook,
 }
 
 impl Section {
     /// Every section.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Root,
         Self::Server,
         Self::Tls,
@@ -36,6 +37,7 @@ impl Section {
         Self::Route,
         Self::Log,
         Self::Audit,
+        Self::Webhook,
     ];
 
     /// The header, as messages write it.
@@ -51,6 +53,7 @@ impl Section {
             Self::Route => "[[routes]]",
             Self::Log => "[log]",
             Self::Audit => "[audit]",
+            Self::Webhook => "[[webhooks]]",
         }
     }
 
@@ -67,13 +70,14 @@ impl Section {
             Self::Route => Route::KEYS,
             Self::Log => Log::KEYS,
             Self::Audit => Audit::KEYS,
+            Self::Webhook => Webhook::KEYS,
         }
     }
 
     /// Keys that are reserved for a later version. The daemon refuses them: ignoring one would be dangerous.
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
-            Self::Root => &["webhooks", "tracing", "shared"],
+            Self::Root => &["tracing", "shared"],
             _ => &[],
         }
     }

@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use super::key::Entry;
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
+use crate::config::model::log::Sampling;
 use crate::config::model::secret::SecretSource;
 
 /// The form of a value.
@@ -70,6 +71,7 @@ shapes! {
     u64: Shape::Whole(i64::MAX.cast_unsigned()),
     Duration: Shape::Duration,
     Size: Shape::Size,
+    Sampling: Shape::OneOf(vec![Shape::Bool, Shape::Share]),
     SecretSource: Shape::Secret,
     RequiredScopes: Shape::OneOf(vec![Shape::Bool, Shape::List(Box::new(Shape::Text))]),
 }

@@ -4,9 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use toml::Spanned;
+use toml::de::DeValue;
 
 use super::key::Entry;
 use super::reader::{Reader, Value, Written};
+use crate::config::model::log::Sampling;
 
 /// The longest duration: adding it to any point in time does not overflow.
 const MAX_DURATION: std::time::Duration = std::time::Duration::from_hours(365 * 24);
@@ -98,6 +100,21 @@ impl Value for RequiredScopes {
         let all = value.get_ref().as_bool().map(Self::AsRequested);
         all.or_else(|| reader.list(value, path).map(Self::Listed))
             .or_else(|| reader.mistyped(value, path, "a list of scopes, or true for all of `scopes`"))
+    }
+}
+
+/// `true`, `false`, or a share.
+impl Value for Sampling {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXPECTED: &str = "true, false, or a share of the requests from 0 to 1, such as 0.1";
+        let share = match value.get_ref() {
+            DeValue::Boolean(true) => return Some(Self::ALL),
+            DeValue::Boolean(false) => return Some(Self::OFF),
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) => number.as_str().parse().ok(),
+            _ => return reader.mistyped(value, path, EXPECTED),
+        };
+        share.and_then(Self::new).or_else(|| reader.invalid(value, path, EXPECTED))
     }
 }
 

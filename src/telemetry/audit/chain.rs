@@ -1,6 +1,6 @@
 //! The chain of lines: each line has a digest of the line before.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use aws_lc_rs::{digest, hmac};
 
@@ -9,7 +9,7 @@ pub enum Digest {
     /// SHA-256.
     Plain,
     /// HMAC-SHA256 with this key.
-    Keyed(hmac::Key),
+    Keyed(Box<hmac::Key>),
 }
 
 /// Without the key.
@@ -25,17 +25,23 @@ impl fmt::Debug for Digest {
 impl Digest {
     /// The digest with this key; without one, a plain hash.
     pub fn new(key: Option<&[u8]>) -> Self {
-        key.map_or(Self::Plain, |key| Self::Keyed(hmac::Key::new(hmac::HMAC_SHA256, key)))
+        key.map_or(Self::Plain, |key| Self::Keyed(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key))))
     }
 
     /// The digest of a line without its end, in hexadecimal.
     pub fn of(&self, line: &[u8]) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
-            Self::Plain => hex(digest::digest(&digest::SHA256, line).as_ref()),
-            Self::Keyed(key) => hex(hmac::sign(key, line).as_ref()),
+            Self::Plain => hexadecimal(digest::digest(&digest::SHA256, line).as_ref()),
+            Self::Keyed(key) => hexadecimal(hmac::sign(key, line).as_ref()),
         }
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

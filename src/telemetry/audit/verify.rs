@@ -99,9 +99,9 @@ impl<'a> Verification<'a> {
     }
 
     fn line(&mut self, line: &[u8]) -> Option<Remark> {
-        let link = serde_json::from_slice::<Link>(line).ok();
+        let parsed = serde_json::from_slice::<Link>(line).ok();
         let before = self.previous.replace(self.digests.iter().map(|digest| digest.of(line)).collect());
-        let Some(Link { previous }) = link else { return Some(Remark::NotALine) };
+        let Some(Link { previous }) = parsed else { return Some(Remark::NotALine) };
         match (before, previous) {
             (_, None) => Some(Remark::Begins),
             (None, Some(_)) => Some(Remark::FollowsEarlier),
@@ -127,7 +127,7 @@ mod tests {
         let mut verification = Verification::new(digests);
         let mut found = Vec::new();
         for (index, lines) in files.iter().enumerate() {
-            let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+            let text = lines.join("\n") + if lines.is_empty() { "" } else { "\n" };
             let count = verification
                 .file(text.as_bytes(), |line, remark| {
                     if remark.is_fault() {

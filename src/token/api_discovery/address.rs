@@ -4,7 +4,7 @@
 //! no IP address of this machine or its network. Another address has to be configured in the route. If the issuer is on
 //! loopback, as in tests, the API must be on loopback too.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::uri::{Authority, Scheme};
@@ -12,6 +12,7 @@ use thiserror::Error;
 use url::{Host, Url};
 
 use crate::config::Address;
+use crate::network::is_public;
 
 /// An accepted address, and the IP addresses that it may resolve to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +69,7 @@ impl Reach {
     pub fn allows(self, address: IpAddr) -> bool {
         match (self, address) {
             (Self::Loopback, address) => address.is_loopback(),
-            (Self::Public, IpAddr::V4(address)) => is_public(address),
-            (Self::Public, IpAddr::V6(address)) => is_public_6(address),
+            (Self::Public, address) => is_public(address),
         }
     }
 }
@@ -160,37 +160,6 @@ fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => address.is_loopback(),
         Some(Host::Domain(name)) => name == "localhost",
         None => false,
-    }
-}
-
-/// Whether an address is globally reachable by the registry of special-purpose addresses (RFC 6890).
-fn is_public(address: Ipv4Addr) -> bool {
-    !matches!(
-        address.octets(),
-        [0 | 10 | 127 | 224.., ..]
-            | [100, 64..128, ..]
-            | [169, 254, ..]
-            | [172, 16..32, ..]
-            | [192, 168, ..]
-            | [192, 0, 0 | 2, _]
-            | [192, 88, 99, _]
-            | [198, 18 | 19, ..]
-            | [198, 51, 100, _]
-            | [203, 0, 113, _]
-    )
-}
-
-fn is_public_6(address: Ipv6Addr) -> bool {
-    let segments = address.segments();
-    let [.., high, low] = segments;
-    let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
-    match segments {
-        // RFC 4291 §2.5.5.2 and RFC 6052 §2.1: an IPv4 address in the last 32 bits.
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public(Ipv4Addr::new(a, b, c, d)),
-        // Protocol assignments such as Teredo; documentation; 6to4.
-        [0x2001, 0..0x200 | 0xdb8, ..] | [0x2002, ..] | [0x3fff, 0..0x1000, ..] => false,
-        // All other global unicast addresses are in 2000::/3.
-        [first, ..] => first & 0xe000 == 0x2000,
     }
 }
 

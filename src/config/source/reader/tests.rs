@@ -290,6 +290,7 @@ fn base(keys: &[&Steps]) -> TomlValue {
     };
     text += if is_in(".quota") { "quota = { requests = 10, per = \"60s\" }\n" } else { "" };
     text += "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n";
+    text += if is_in("webhooks") { "[[webhooks]]\nurl = \"https://hooks.example.com\"\n" } else { "" };
     text += if is_in("server.tls") || is_in(".callers") {
         "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\nclient_ca = \"ca.pem\"\n"
     } else {
