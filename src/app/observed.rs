@@ -162,6 +162,13 @@ impl InForceParts {
     }
 }
 
+impl Observed {
+    /// The webhooks with all their counts.
+    pub(super) fn webhook_status(&self) -> Vec<WebhookStatus> {
+        self.webhooks.status()
+    }
+}
+
 impl Parts for Observed {
     fn configuration(&self) -> Configuration {
         (**self.configuration.load()).clone()
@@ -230,7 +237,7 @@ impl Parts for Observed {
             failed: one.failed + one.gone,
             queued: one.queued,
         };
-        self.webhooks.status().into_iter().map(webhook).collect()
+        self.webhook_status().into_iter().map(webhook).collect()
     }
 }
 

@@ -191,13 +191,14 @@ impl Metrics {
         let events =
             Name::ALL.iter().map(|name| (labels([("event", name.as_str())]), as_f64(events.recorded(*name))));
         let audit = self.observed.audit();
-        let (mut deliveries, mut queues) = (Vec::new(), Vec::new());
-        for webhook in self.observed.webhooks() {
-            let name = if webhook.name.is_empty() { webhook.origin } else { webhook.name };
-            for (outcome, count) in [("delivered", webhook.delivered), ("failed", webhook.failed)] {
-                deliveries.push((labels([("webhook", &name), ("outcome", outcome)]), as_f64(count)));
+        let (mut deliveries, mut queues, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
+        for webhook in self.observed.webhook_status() {
+            let name = &*webhook.name;
+            for (outcome, count) in webhook.outcomes() {
+                deliveries.push((labels([("webhook", name), ("outcome", outcome)]), as_f64(count)));
             }
-            queues.push((labels([("webhook", &name)]), as_f64(webhook.queued)));
+            queues.push((labels([("webhook", name)]), as_f64(webhook.queued)));
+            dropped.push((labels([("webhook", name)]), as_f64(webhook.dropped)));
         }
         let dropped_lines = self.observed.dropped_lines();
         let build = labels([("version", version::VERSION), ("commit", version::COMMIT)]);
@@ -229,6 +230,7 @@ impl Metrics {
                 deliveries,
             ),
             gauges("bearerd_webhook_queue", "Events that wait to be delivered.", queues),
+            counters("bearerd_webhook_dropped", "Events that were given up, by webhook.", dropped),
             counter(
                 "bearerd_log_lines_dropped",
                 "Lines of the log that were not written.",
