@@ -17,12 +17,14 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
     keep("log.output", before.log.output == after.log.output);
     keep("log.format", before.log.format == after.log.format);
     keep("log.level", before.log.level == after.log.level);
+    keep("tracing", before.tracing == after.tracing);
     after.server.workers = before.server.workers;
     after.audit.output.clone_from(&before.audit.output);
     after.audit.key.clone_from(&before.audit.key);
     after.log.output.clone_from(&before.log.output);
     after.log.format = before.log.format;
     after.log.level.clone_from(&before.log.level);
+    after.tracing.clone_from(&before.tracing);
     keys
 }
 

@@ -38,6 +38,7 @@ pub use model::server::{HalfClosed, HeaderCase, Http1Options, RequiredHeader, Se
 pub use model::server_tls::ServerTls;
 pub use model::token_field::{TokenField, TokenScheme};
 pub use model::webhook::{EventPattern, Webhook, WebhookFormat, WebhookUrl, signing_key};
+pub use model::tracing::{Sampler, Tracing};
 pub use resolve::Checked;
 pub use source::diagnostics::Diagnostics;
 

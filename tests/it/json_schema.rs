@@ -48,6 +48,7 @@ fn every_key_has_a_type_and_a_description() {
         (Section::Audit, &["audit"]),
         (Section::Webhook, &["webhooks", "*"]),
         (Section::Log, &["log"]),
+        (Section::Tracing, &["tracing"]),
     ] {
         let properties = properties(&schema, path);
         assert_eq!(properties.len(), section.keys().len(), "{section:?}");

@@ -169,6 +169,7 @@ fn the_shipped_configuration_shows_every_key_and_its_examples_are_valid() {
         (Section::Audit, keys(table["audit"].as_table().unwrap())),
         (Section::Webhook, keys(table["webhooks"][0].as_table().unwrap())),
         (Section::Log, keys(table["log"].as_table().unwrap())),
+        (Section::Tracing, keys(table["tracing"].as_table().unwrap())),
     ] {
         let known: BTreeSet<String> = section.keys().iter().map(|key| (*key).to_owned()).collect();
         assert_eq!(shown, known, "{section:?}");

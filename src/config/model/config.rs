@@ -9,6 +9,7 @@ use super::log::Log;
 use super::route::Route;
 use super::server::Server;
 use super::webhook::Webhook;
+use super::tracing::Tracing;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -29,4 +30,6 @@ pub struct Config {
     pub audit: Audit,
     /// The webhooks, in the order of the file.
     pub webhooks: Vec<Webhook>,
+    /// The settings of traces; `None` if there are none.
+    pub tracing: Option<Tracing>,
 }

@@ -54,6 +54,11 @@ impl Sampling {
         (0.0..=1.0).contains(&share).then_some(Self(share))
     }
 
+    /// The share, from 0 to 1.
+    pub const fn share(self) -> f64 {
+        self.0
+    }
+
     /// Whether there is an access log.
     pub const fn is_on(self) -> bool {
         self.0 > 0.0

@@ -29,4 +29,5 @@ pub mod signing_key;
 pub(in crate::config) mod small_file;
 pub mod state_key;
 pub mod token_field;
+pub(in crate::config) mod tracing;
 pub(in crate::config) mod webhook;

@@ -32,6 +32,7 @@ mod server;
 mod server_tls;
 mod state;
 mod token_field;
+mod tracing;
 mod tutorial;
 mod webhooks;
 
@@ -148,6 +149,7 @@ impl Resolver<'_> {
         self.listens("health.listen", health.listen.clone());
         let log = self.log(schema::Log::of(file.log));
         let audit = self.audit(schema::Audit::of(file.audit), &log);
+        let tracing = self.tracing(schema::Tracing::of(file.tracing));
         let (names, credentials) = self.credentials(file.credentials);
         self.refuse_state_in_token_file(token_file.as_deref());
         let webhooks = self.webhooks(file.webhooks);
@@ -155,7 +157,7 @@ impl Resolver<'_> {
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return None;
         }
-        Some(Config { server, health, admin: admin?, credentials, routes: routes?, log, audit, webhooks })
+        Some(Config { server, health, admin: admin?, credentials, routes: routes?, log, audit, webhooks, tracing })
     }
 
     fn error(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {

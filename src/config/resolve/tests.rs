@@ -406,6 +406,7 @@ fn with_key(section: Section, key: &str) -> String {
         Section::Audit => with_server(&format!("[audit]\n{line}")),
         Section::Webhook => with_server(&format!("[[webhooks]]\n{line}")),
         Section::Log => with_server(&format!("[log]\n{line}")),
+        Section::Tracing => with_server(&format!("[tracing]\n{line}")),
         Section::Credential => with_credential(&line),
         Section::Route => with_route(&line),
     }

@@ -24,6 +24,7 @@ const SECTIONS: [(Section, &[&str]); 7] = [
     (Section::Admin, &["admin"]),
     (Section::Audit, &["audit"]),
     (Section::Log, &["log"]),
+    (Section::Tracing, &["tracing"]),
 ];
 
 /// Applies each override to the parsed file. A variable that names no key is a problem.

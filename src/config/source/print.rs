@@ -105,7 +105,7 @@ impl Printer<'_> {
             let shape = shape(&["webhooks", "entry"]);
             self.section("[[webhooks]]", "webhooks", shape, written, Of::Whole(config));
         }
-        for name in ["audit", "log"] {
+        for name in ["audit", "log", "tracing"] {
             let written = table(&[name]).unwrap_or(&empty);
             self.section(&format!("[{name}]"), name, shape(&[name]), written, Of::Whole(config));
         }

@@ -48,6 +48,7 @@ tables! {
         log: Log,
         audit: Audit,
         webhooks: Webhooks,
+        tracing: Tracing,
     }
 
     /// `[server]`.
@@ -295,6 +296,12 @@ tables! {
         ca_file: PathBuf,
         allow_private: bool,
     }
+
+    /// `[tracing]`.
+    Tracing {
+        otlp_endpoint: String,
+        sample: Sampling,
+    }
 }
 
 /// Tables with a header of their own.
@@ -308,7 +315,7 @@ macro_rules! sections {
     )*};
 }
 
-sections! { Server Tls Limits Health Admin Credential Route Log Audit Webhook }
+sections! { Server Tls Limits Health Admin Credential Route Log Audit Webhook Tracing }
 
 /// Tables that are the value of a key, each with an example for messages.
 macro_rules! inline_tables {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::diagnostics::Problem;
 use super::reader::{Table, UnknownKey};
-use super::schema::{Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls, Webhook};
+use super::schema::{Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls, Tracing, Webhook};
 use super::synonyms::{meant_key, synonym};
 
 /// A section of the file.
@@ -22,11 +22,12 @@ pub enum Section {
     Log,
     Audit,
     Webhook,
+    Tracing,
 }
 
 impl Section {
     /// Every section.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Root,
         Self::Server,
         Self::Tls,
@@ -38,6 +39,7 @@ impl Section {
         Self::Log,
         Self::Audit,
         Self::Webhook,
+        Self::Tracing,
     ];
 
     /// The header, as messages write it.
@@ -54,6 +56,7 @@ impl Section {
             Self::Log => "[log]",
             Self::Audit => "[audit]",
             Self::Webhook => "[[webhooks]]",
+            Self::Tracing => "[tracing]",
         }
     }
 
@@ -71,13 +74,14 @@ impl Section {
             Self::Log => Log::KEYS,
             Self::Audit => Audit::KEYS,
             Self::Webhook => Webhook::KEYS,
+            Self::Tracing => Tracing::KEYS,
         }
     }
 
     /// Keys that are reserved for a later version. The daemon refuses them: ignoring one would be dangerous.
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
-            Self::Root => &["tracing", "shared"],
+            Self::Root => &["shared"],
             _ => &[],
         }
     }

@@ -36,7 +36,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 4] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 47] = [
+const DESCRIPTIONS: [(&str, &str); 48] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
@@ -59,6 +59,7 @@ const DESCRIPTIONS: [(&str, &str); 47] = [
     ("audit", "The audit trail: every event as one JSON object per line."),
     ("webhooks", "Receivers of events."),
     ("log", "The log, which goes to standard error."),
+    ("tracing", "Traces of requests and token requests, for OpenTelemetry."),
     ("credentials.client_id", "The id of the OAuth client, as the provider shows it."),
     ("credentials.client_secret", "The secret of the OAuth client."),
     (
