@@ -16,6 +16,7 @@ mod reload;
 mod reports;
 mod status_line;
 mod table;
+mod traces;
 mod upstreams;
 
 use std::path::Path;
@@ -36,6 +37,7 @@ use self::listen_sockets::{ListenSockets, Passed};
 use self::observed::Observed;
 use self::reports::Reports;
 use self::table::{Served, serve};
+use self::traces::Traces;
 pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
 use self::upstreams::{Discoveries, InForce, Resources};
 use crate::clock::Clock;
@@ -94,6 +96,8 @@ pub struct Daemon {
     events: Events,
     observed: Arc<Observed>,
     reports: Reports,
+    /// Outlive every reload.
+    traces: Traces,
 }
 
 /// A part of the daemon ended unexpectedly.
@@ -158,7 +162,8 @@ impl Daemon {
         let clock = Clock::system();
         let trust = Trust::default();
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
-        let events = Events::new(instance.clone());
+        let traces = Traces::start(config.tracing.as_ref(), &instance);
+        let events = Events::traced(instance.clone(), traces.spans.clone());
         let mut tasks = JoinSet::new();
         let reports = Reports::start(&config, &trust, &events, &mut tasks)?;
         let mut built = Vec::new();
@@ -187,6 +192,7 @@ impl Daemon {
         let admin = admin::prepare(&config, admin::Open::Nothing(passed.operators), token, &callers)?;
 
         let service_settings = ServiceSettings::new(&config, table, instance, clock);
+        let service_settings = service_settings.traced(traces.spans.clone());
         let service_settings = Arc::new(reports.connect(service_settings));
         let stages = Stages::default();
         let mut threads = Threads::new(config.server.workers + 1);
@@ -254,6 +260,7 @@ impl Daemon {
             events,
             observed,
             reports,
+            traces,
         })
     }
 
@@ -382,6 +389,7 @@ impl Daemon {
                 warn!("a token request or the write of its result did not finish in time");
             }
         }
+        self.traces.stop().await;
     }
 
     /// The longest time that a token request takes, with the write of its result.

@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 
 use super::event::{Event, Name};
 use super::history::History;
+use super::spans::Spans;
 
 /// How many events a slow reader of [`Events::subscribe`] may lag behind.
 const SUBSCRIBED_EVENTS: usize = 256;
@@ -30,6 +31,7 @@ pub struct Events(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     instance: String,
+    spans: Option<Spans>,
     sinks: ArcSwap<Vec<Arc<dyn Sink>>>,
     subscribers: broadcast::Sender<Arc<Event>>,
     histories: Mutex<BTreeMap<Arc<str>, Arc<History>>>,
@@ -46,8 +48,14 @@ impl Default for Events {
 impl Events {
     /// The events of the daemon of this name, without readers but the log.
     pub fn new(instance: String) -> Self {
+        Self::traced(instance, None)
+    }
+
+    /// As [`new`](Self::new), with spans of token requests.
+    pub fn traced(instance: String, spans: Option<Spans>) -> Self {
         Self(Arc::new(Shared {
             instance,
+            spans,
             sinks: ArcSwap::default(),
             subscribers: broadcast::channel(SUBSCRIBED_EVENTS).0,
             histories: Mutex::default(),
@@ -58,6 +66,11 @@ impl Events {
     /// The daemon's name in events.
     pub fn instance(&self) -> &str {
         &self.0.instance
+    }
+
+    /// Where the spans of token requests end; `None` without traces.
+    pub fn spans(&self) -> Option<&Spans> {
+        self.0.spans.as_ref()
     }
 
     /// Hands an event to all readers. Waits for none of them.

@@ -12,6 +12,7 @@ pub mod log;
 pub mod metrics;
 pub mod record;
 pub mod refused;
+pub mod spans;
 pub mod throttle;
 pub mod trail;
 

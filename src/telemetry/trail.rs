@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::event::{Event, More, Name, timestamp};
 use super::events::Events;
 use super::history::History;
+use super::spans::{SpanContext, TokenRequestSpan};
 use crate::clock::wall_clock;
 
 /// The part of a credential's configuration that its events have.
@@ -34,6 +35,8 @@ pub struct Trail {
     rotations: u64,
     latency: Option<Duration>,
     is_failing: bool,
+    /// The token request under way.
+    span: Option<TokenRequestSpan>,
 }
 
 /// A token that was issued.
@@ -81,7 +84,7 @@ impl Trail {
     pub fn new(subject: Subject, events: Events) -> Self {
         let history = events.history(&subject.name);
         let (token, rotations, latency, is_failing) = (Issued::default(), 0, None, false);
-        Self { subject, events, history, token, rotations, latency, is_failing }
+        Self { subject, events, history, token, rotations, latency, is_failing, span: None }
     }
 
     /// The credential's history.
@@ -111,10 +114,16 @@ impl Trail {
         self.record(self.event(Name::TokenResumed));
     }
 
+    /// A token request begins. Returns the name of its span, if there are traces.
+    pub fn begin_request(&mut self) -> Option<SpanContext> {
+        self.span = self.events.spans().map(TokenRequestSpan::begin);
+        self.span.as_ref().map(TokenRequestSpan::context)
+    }
+
     /// Records a token response with a token.
     pub fn refreshed(&mut self, token: Issued, attempt: Attempt) {
         let outcome = if token.generation == self.token.generation { "same_token" } else { "refreshed" };
-        self.attempted(attempt, outcome, true);
+        self.attempted(attempt, outcome, Some(token.generation));
         self.use_token(token);
         if std::mem::take(&mut self.is_failing) {
             self.record(self.event(Name::Recovered));
@@ -148,7 +157,7 @@ impl Trail {
 
     /// Records a failed token request.
     pub fn refresh_failed(&mut self, failure: &Failure<'_>, attempt: Attempt) {
-        self.attempted(attempt, failure.outcome, false);
+        self.attempted(attempt, failure.outcome, None);
         self.is_failing = true;
         let mut event = self.event(Name::TokenRefreshFailed);
         event.cause = Some(attempt.cause);
@@ -163,7 +172,7 @@ impl Trail {
 
     /// Counts a failed token request that another one follows at once.
     pub fn followed_up(&mut self, attempt: Attempt, outcome: &'static str) {
-        self.attempted(attempt, outcome, false);
+        self.attempted(attempt, outcome, None);
     }
 
     /// Records that the server now accepts the other client secret, the one of the configuration key `key`.
@@ -219,9 +228,12 @@ impl Trail {
         self.token = token;
     }
 
-    fn attempted(&mut self, attempt: Attempt, outcome: &'static str, succeeded: bool) {
+    fn attempted(&mut self, attempt: Attempt, outcome: &'static str, generation: Option<u64>) {
         self.latency = Some(attempt.latency);
-        self.history.requested(attempt.cause, outcome, succeeded, attempt.latency);
+        self.history.requested(attempt.cause, outcome, generation.is_some(), attempt.latency);
+        if let Some(span) = self.span.take() {
+            span.end(&self.subject.name, attempt.cause, outcome, generation);
+        }
     }
 
     /// An event with the members that all events about the credential have.

@@ -9,12 +9,15 @@ use std::time::Duration;
 use super::error::TokenError;
 use super::limiter::{Barrier, Blocked};
 use crate::clock::Moment;
+use crate::telemetry::spans::SpanContext;
 
 /// The refresher's progress at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RefreshProgress {
     /// Whether a token request is under way.
     pub(super) underway: bool,
+    /// The span of the latest token request, if there are traces.
+    pub(super) span: Option<SpanContext>,
     /// How many token requests have ended.
     pub(super) finished: u64,
     /// Why the latest of them failed; `None` if it did not.

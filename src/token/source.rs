@@ -18,6 +18,7 @@ use super::progress::{RefreshProgress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
 use crate::peer_text::printable;
+use crate::telemetry::spans::SpanContext;
 
 /// Reads one credential's tokens, and requests new ones.
 #[derive(Clone, Debug)]
@@ -133,6 +134,12 @@ impl TokenSource {
     /// Whether no token request is under way.
     pub fn is_idle(&self) -> bool {
         !self.progress.borrow().underway
+    }
+
+    /// Whether a token request is under way, and the span of the latest one, if there are traces.
+    pub fn token_request(&self) -> (bool, Option<SpanContext>) {
+        let progress = self.progress.borrow();
+        (progress.underway, progress.span)
     }
 
     /// Waits until no token request is under way, or the refresher has ended.

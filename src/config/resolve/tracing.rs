@@ -61,7 +61,8 @@ impl Resolver<'_> {
 
     /// The address of traces at the collector of the file.
     fn collector(&mut self, text: &Spanned<String>) -> Option<Url> {
-        let help = "write the address of a collector that speaks OTLP over HTTP, such as \"http://127.0.0.1:4318\"";
+        let help =
+            "write the address of a collector that speaks OTLP over HTTP, such as \"http://127.0.0.1:4318\"";
         collector(text.get_ref())
             .map(|url| with_path(url, TRACES))
             .or_else(|| self.refuse(text.span(), "not the address of a collector", help))
@@ -81,7 +82,8 @@ impl Resolver<'_> {
 
     fn check_protocol(&mut self) {
         let names = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-        let Some((name, protocol)) = names.into_iter().find_map(|name| Some((name, self.variable(name)?))) else {
+        let Some((name, protocol)) = names.into_iter().find_map(|name| Some((name, self.variable(name)?)))
+        else {
             return;
         };
         if protocol != "http/protobuf" {
@@ -114,7 +116,8 @@ impl Resolver<'_> {
         let decoded = |text: &str| percent_decode_str(text.trim()).decode_utf8().ok().map(String::from);
         let mut pairs = Vec::new();
         let mut is_whole = true;
-        for part in self.variable(name).unwrap_or_default().split(',').filter(|part| !part.trim().is_empty()) {
+        for part in self.variable(name).unwrap_or_default().split(',').filter(|part| !part.trim().is_empty())
+        {
             let pair = part.split_once('=').and_then(|(name, value)| Some((decoded(name)?, decoded(value)?)));
             match pair.filter(|(name, _)| !name.is_empty()) {
                 Some(pair) => pairs.push(pair),

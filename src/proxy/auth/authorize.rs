@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::limits::slots::{Reservation, Slots};
+use crate::telemetry::spans::SpanContext;
 use crate::token::{Current, Fingerprint, Generation, TokenSource, Unavailable};
 
 /// The token that a request carries.
@@ -22,10 +23,12 @@ pub struct Authorization {
 }
 
 /// How long a request may wait for tokens, and how long it has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct TokenWait {
     limit: Duration,
     spent: Duration,
+    /// The spans of the token requests that the request waited for.
+    requests: Vec<SpanContext>,
 }
 
 /// A wait, whose duration is counted when it ends or is given up.
@@ -37,12 +40,30 @@ struct Waiting<'a> {
 impl TokenWait {
     /// Allows waits of `limit` in total.
     pub const fn new(limit: Duration) -> Self {
-        Self { limit, spent: Duration::ZERO }
+        Self { limit, spent: Duration::ZERO, requests: Vec::new() }
     }
 
     /// The duration of the waits so far.
     pub const fn spent(&self) -> Duration {
         self.spent
+    }
+
+    /// The spans of the token requests that were waited for, if there are traces.
+    pub fn requests(&self) -> &[SpanContext] {
+        &self.requests
+    }
+
+    /// Runs a wait for a token of this source, as [`spend`](Self::spend) does.
+    pub async fn spend_on<F: Future>(
+        &mut self,
+        source: &TokenSource,
+        wait: impl FnOnce(Duration) -> F,
+    ) -> F::Output {
+        let (was_underway, before) = source.token_request();
+        let output = self.spend(wait).await;
+        let (_, after) = source.token_request();
+        self.requests.extend(after.filter(|_| was_underway || before != after));
+        output
     }
 
     /// Runs a wait that is bounded by the time left, and counts the duration of the wait.
@@ -74,7 +95,7 @@ pub async fn usable_token(
         return Ok(token);
     }
     let _slot = waiter_slot(waiters)?;
-    let waiting = Box::pin(wait.spend(|within| source.wait(within)));
+    let waiting = Box::pin(wait.spend_on(source, |within| source.wait(within)));
     waiting.await.map_err(|unavailable| no_token(source, unavailable))
 }
 

@@ -34,10 +34,9 @@ fn line(finished: &Finished<'_>, severity: Severity) {
     let Finished { labels, outcome, token_wait, .. } = *finished;
     let destination = labels.and_then(|labels| labels.upstream.current());
     let credential = labels.and_then(|labels: &RouteLabels| labels.credential.as_deref());
-    let trace_id = finished.trace.map(|trace| trace.trace_id);
     Line {
         request_id: finished.request_id.as_str(),
-        trace_id: trace_id.as_ref().map(|id| id as _),
+        trace_id: finished.trace_id.as_ref().map(|id| id as _),
         caller: finished.caller,
         client_address: finished.client_address,
         method: Some(finished.method.as_str()),

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::access_log;
 use super::outcome::{Finished, Outcome, RouteLabels, Stopwatch};
+use super::trace::RequestSpan;
 use crate::config::Sampling;
 use crate::http::{RequestId, TraceContext};
 use crate::proxy::auth::authorize::{Authorization, TokenWait};
@@ -22,6 +24,8 @@ use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::headers;
 use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel};
+use crate::proxy::upstream::Destination;
+use crate::telemetry::spans::Spans;
 
 const CALLER_STALLED: &str = "the caller stopped reading the response";
 
@@ -52,6 +56,8 @@ pub struct Exchange {
     sampling: Sampling,
     /// The time until the upstream's response head.
     upstream: Stopwatch,
+    /// The span of the request; `None` without traces.
+    span: Option<Box<RequestSpan>>,
     pub(super) outcome: Outcome,
 }
 
@@ -94,6 +100,7 @@ impl Exchange {
             meter: Rc::clone(meter),
             sampling: settings.sampling,
             upstream: Stopwatch::default(),
+            span: None,
             outcome: Outcome::default(),
         }
     }
@@ -106,6 +113,19 @@ impl Exchange {
     /// Whether there is an access log.
     pub const fn is_logged(&self) -> bool {
         self.sampling.is_on()
+    }
+
+    /// Begins the span of the request.
+    pub fn begin_span(&mut self, spans: &Spans, head: &Parts) {
+        let span = RequestSpan::begin(spans, head, self.trace, self.caller.is_tls());
+        self.span = Some(Box::new(span));
+    }
+
+    /// Begins the span of an attempt to send the request, and names it to the upstream.
+    pub fn begin_attempt(&mut self, head: &mut Parts, destination: &Destination) {
+        if let Some(span) = &mut self.span {
+            span.begin_attempt(head, destination, self.outcome.attempts);
+        }
     }
 
     /// Records the route.
@@ -130,8 +150,16 @@ impl Exchange {
         self.upstream.stop()
     }
 
-    /// Counts an attempt to send the request, which took `duration` until the upstream answered or failed.
-    pub fn attempted(&self, outcome: Result<StatusCode, &'static str>, duration: Duration) {
+    /// Ends the span of an attempt, with a status or the code of an error.
+    pub fn end_attempt(&mut self, outcome: Result<StatusCode, &'static str>) {
+        if let Some(span) = &mut self.span {
+            span.end_attempt(&self.method, self.labels.as_deref(), self.outcome.generation, outcome);
+        }
+    }
+
+    /// Counts an attempt to send the request, which took `duration` until the upstream answered or failed, and ends its span.
+    pub fn attempted(&mut self, outcome: Result<StatusCode, &'static str>, duration: Duration) {
+        self.end_attempt(outcome);
         let (status, code) = match outcome {
             Ok(status) => (status.as_u16(), None),
             Err(code) => (0, Some(code)),
@@ -173,9 +201,11 @@ impl Drop for Exchange {
             outcome.is_complete = false;
             outcome.error = Some(why.into());
         }
+        let span = self.span.take();
+        let callers = self.trace.map(|trace| trace.trace_id);
         let finished = Finished {
             request_id: &self.request_id,
-            trace: self.trace.as_ref(),
+            trace_id: span.as_ref().map(|span| span.trace_id()).or(callers),
             caller: self.caller.names().first().map(String::as_str),
             client_address: self.origin(),
             method: &self.method,
@@ -189,5 +219,9 @@ impl Drop for Exchange {
         finished.count(&self.meter);
         self.meter.ends();
         access_log::write(&finished, self.sampling);
+        if let Some(mut span) = span {
+            span.waited_for(self.token_wait.requests());
+            span.end(&finished, self.version);
+        }
     }
 }

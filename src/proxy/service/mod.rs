@@ -20,6 +20,7 @@ pub mod response;
 pub mod retry;
 mod send;
 pub mod settings;
+mod trace;
 pub mod websocket;
 
 use std::pin::pin;
@@ -108,6 +109,9 @@ impl Service {
         let mut exchange =
             Exchange::begin(&request, caller, responding, client_address, settings, &self.meter);
         let (head, body) = request.into_parts();
+        if let Some(spans) = &self.shared.spans {
+            exchange.begin_span(spans, &head);
+        }
         let head = Box::new(head);
         let request_body = ReplayBody::new(body, body_limits).on_connection(&connection.unread_bodies);
         // The future is moved as a whole: it captures only what lasts as long as the request.

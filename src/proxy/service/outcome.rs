@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use crate::http::{RequestId, TraceContext};
+use crate::http::{RequestId, TraceId};
 use crate::proxy::auth::authorize::Authorization;
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Upstream;
@@ -129,8 +129,8 @@ impl Stopwatch {
 pub struct Finished<'a> {
     /// The identifier of the request.
     pub request_id: &'a RequestId,
-    /// The trace that the caller names.
-    pub trace: Option<&'a TraceContext>,
+    /// The trace: of the caller, or of the daemon itself.
+    pub trace_id: Option<TraceId>,
     /// The caller's name.
     pub caller: Option<&'a str>,
     /// The caller's address; `None` for a Unix socket.

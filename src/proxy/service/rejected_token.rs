@@ -205,7 +205,7 @@ impl Service {
         // Without a slot to wait in, the request still triggers the refresh for the requests after it.
         let slot = waiter_slot(&self.shared.token_waiters);
         let _slot = slot.inspect_err(|_| source.demand(rejected))?;
-        match context.exchange.token_wait.spend(|within| source.replace(rejected, within)).await {
+        match context.exchange.token_wait.spend_on(source, |within| source.replace(rejected, within)).await {
             Ok(token) => Ok(Some(self.header_cache.authorization(&token, &context.route.token_scheme))),
             Err(NotReplaced::Unchanged) => {
                 hold.not_replaced(rejected);

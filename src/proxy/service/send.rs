@@ -84,6 +84,7 @@ impl Service {
         loop {
             let breaker = &route.upstream.breaker;
             let admitted = breaker.admit(&pool.successes)?;
+            context.exchange.begin_attempt(&mut request.head, destination);
             let mut leasing = pin!(async move {
                 if needs_new {
                     Box::pin(pool.lease_new(destination)).await
@@ -152,7 +153,11 @@ impl Service {
                 Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
                     return Err(failed(context, admitted.record_error(error, origin), duration));
                 }
-                Err(Failure::Caller(fault)) => return Err(self.body_error(fault)),
+                Err(Failure::Caller(fault)) => {
+                    let error = self.body_error(fault);
+                    context.exchange.end_attempt(Err(error.code()));
+                    return Err(error);
+                }
             }
         }
     }
@@ -191,7 +196,7 @@ impl Service {
 }
 
 /// Counts an attempt that the upstream did not answer, and returns the error.
-fn failed(context: &RequestContext<'_>, error: ForwardError, duration: Duration) -> ProxyError {
+fn failed(context: &mut RequestContext<'_>, error: ForwardError, duration: Duration) -> ProxyError {
     let error = ProxyError::from(error);
     context.exchange.attempted(Err(error.code()), duration);
     error

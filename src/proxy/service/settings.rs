@@ -12,6 +12,7 @@ use crate::proxy::route::guard::Policy;
 use crate::telemetry::audit::AuditGate;
 use crate::telemetry::metrics::traffic::Traffic;
 use crate::telemetry::refused::Counts;
+use crate::telemetry::spans::Spans;
 
 /// Access policy, routes and limits. A reload replaces the snapshot as a whole.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct ServiceSettings {
     pub sampling: Sampling,
     /// The counts of requests; shared across reloads.
     pub traffic: Arc<Traffic>,
+    /// Where the spans of requests end; `None` without traces.
+    pub spans: Option<Spans>,
     /// The clock of token lifetimes.
     pub clock: Clock,
     /// Refuses requests while nothing can be written to the audit trail; `None` if requests go on.
@@ -59,10 +62,18 @@ impl ServiceSettings {
             http1: config.server.http1,
             sampling: config.log.access,
             traffic: Arc::new(Traffic::new(config.server.workers)),
+            spans: None,
             clock,
             audit_gate: None,
             refused: None,
         }
+    }
+
+    /// Requests have spans.
+    #[must_use]
+    pub fn traced(mut self, spans: Option<Spans>) -> Self {
+        self.spans = spans;
+        self
     }
 
     /// Reports refused requests, and asks this gate before each request.
@@ -79,6 +90,7 @@ impl ServiceSettings {
         self.body_limits.budget = Arc::clone(&before.body_limits.budget);
         self.traffic = Arc::clone(&before.traffic);
         self.traffic.keep_only(self.table.routes().iter().map(|route| route.name.as_str()));
+        self.spans.clone_from(&before.spans);
         self
     }
 

@@ -26,6 +26,11 @@ impl<E: TokenEndpoint> Refresher<E> {
             return;
         };
         self.report_fallback(&choice);
+        let span = self.trail.begin_request();
+        self.progress.send_if_modified(|progress| {
+            progress.span = span;
+            false
+        });
         let client = self.secrets.identity(self.identity.value());
         let identity = choice.identity(&client).unwrap_or(client);
         // The request counts against the quota before it is made: a process that dies during the request has made it.

@@ -90,10 +90,7 @@ mod built {
         let tracing = tracing(COLLECTOR, variables).unwrap();
 
         assert_eq!(tracing.service_name, "a");
-        assert_eq!(
-            tracing.attributes,
-            [("deployment.environment.name".to_owned(), "test 1".to_owned())]
-        );
+        assert_eq!(tracing.attributes, [("deployment.environment.name".to_owned(), "test 1".to_owned())]);
         assert_eq!(tracing.headers["authorization"], "Basic c2VjcmV0");
         assert_eq!(tracing.headers["x-tenant"], "7");
         assert!(!format!("{tracing:?}").contains("c2VjcmV0"));
