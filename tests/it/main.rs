@@ -70,6 +70,8 @@ mod tls_diagnosis;
 mod token_endpoint;
 mod token_faults;
 mod token_request;
+#[cfg(feature = "otlp")]
+mod traces;
 mod trailers;
 mod unauthorized;
 mod unread_uploads;

@@ -67,7 +67,7 @@ impl Configuration {
     /// Tests that edit the file rely on this.
     pub fn render(&self) -> String {
         let mut file = String::new();
-        for name in ["server", "health", "admin", "audit", "log", "credentials"] {
+        for name in ["server", "health", "admin", "audit", "log", "tracing", "credentials"] {
             let Some(section) = self.0.get(name).and_then(Value::as_table) else { continue };
             let (tables, keys): (Vec<_>, Vec<_>) =
                 section.iter().partition(|(_, value)| value.is_table() && has_own_head(name));
@@ -85,7 +85,7 @@ impl Configuration {
                 lines(&mut file, &format!("[[{list}]]"), table.as_table().into_iter().flatten());
             }
         }
-        let known = ["server", "health", "admin", "audit", "log", "credentials", "routes", "webhooks"];
+        let known = ["server", "health", "admin", "audit", "log", "tracing", "credentials", "routes", "webhooks"];
         let unknown: Vec<&String> = self.0.keys().filter(|name| !known.contains(&name.as_str())).collect();
         assert!(unknown.is_empty(), "sections that are not rendered: {unknown:?}");
         file
