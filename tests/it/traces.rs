@@ -353,3 +353,29 @@ async fn the_environment_names_a_collector_and_switches_traces_off() {
     world.finish().await;
     assert_eq!(collector.spans().len(), before);
 }
+
+#[tokio::test]
+async fn a_route_that_removes_the_field_sends_the_api_no_trace() {
+    let collector = Collector::start(200).await;
+    let rules = "headers = { remove = [\"traceparent\", \"tracestate\"] }\n";
+    let world = collector.daemon("").route(rules).start().await;
+    assert_eq!(world.get("/x").await.status, 200);
+
+    assert_eq!(named(&world), [""]);
+    collector.arrived(CLIENT, "GET", 1).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_caller_of_no_trace_or_a_malformed_one_gets_a_trace_of_its_own() {
+    let collector = Collector::start(200).await;
+    let world = collector.daemon("").start().await;
+    let request = Request::get("/x").field("traceparent", "00-zz").field("tracestate", "a=b");
+    assert_eq!(world.send(&request).await.status, 200);
+
+    let server = &collector.arrived(SERVER, "GET /", 1).await[0];
+    assert_eq!(server.parent, "");
+    assert!(named(&world)[0].contains(&server.trace_id));
+    assert_eq!(world.upstream.requests()[0].get("tracestate"), None);
+    world.finish().await;
+}

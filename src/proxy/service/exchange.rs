@@ -115,10 +115,15 @@ impl Exchange {
         self.sampling.is_on()
     }
 
-    /// Begins the span of the request.
-    pub fn begin_span(&mut self, spans: &Spans, head: &Parts) {
+    /// Begins the span of the request, and names it in the head.
+    pub fn begin_span(&mut self, spans: &Spans, head: &mut Parts) {
         let span = RequestSpan::begin(spans, head, self.trace, self.caller.is_tls());
         self.span = Some(Box::new(span));
+    }
+
+    /// Whether the request has a `traceparent` to send.
+    pub const fn has_trace(&self) -> bool {
+        self.trace.is_some() || self.span.is_some()
     }
 
     /// Begins the span of an attempt to send the request, and names it to the upstream.

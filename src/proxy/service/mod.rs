@@ -108,9 +108,9 @@ impl Service {
         let (caller, responding) = (Rc::clone(&connection), Rc::clone(&progress));
         let mut exchange =
             Exchange::begin(&request, caller, responding, client_address, settings, &self.meter);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         if let Some(spans) = &self.shared.spans {
-            exchange.begin_span(spans, &head);
+            exchange.begin_span(spans, &mut head);
         }
         let head = Box::new(head);
         let request_body = ReplayBody::new(body, body_limits).on_connection(&connection.unread_bodies);
@@ -166,7 +166,7 @@ impl Service {
         let received = Received {
             client_address: exchange.origin(),
             request_id: exchange.request_id.value().clone(),
-            has_trace: exchange.trace.is_some(),
+            has_trace: exchange.has_trace(),
             is_tls: exchange.caller.is_tls(),
             has_body: !request_body.is_at_end(),
             is_of_unknown_length: request_body.is_of_unknown_length(),

@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, StatusCode, Version};
 
 use super::outcome::{Finished, Outcome, RouteLabels};
 use crate::clock::wall_clock;
-use crate::http::{Authority, TRACEPARENT, TraceContext, TraceId};
+use crate::http::{Authority, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
 use crate::proxy::upstream::Destination;
 use crate::telemetry::spans::{Kind, Parent, Span, SpanContext, Spans, Value, span_id};
 use crate::token::Generation;
@@ -50,12 +50,12 @@ struct Attempt {
 }
 
 impl RequestSpan {
-    /// Begins the span of a request.
-    pub(super) fn begin(spans: &Spans, head: &Parts, parent: Option<TraceContext>, is_tls: bool) -> Self {
+    /// Begins the span of a request, and names the span in the request's head. The field rules of a route may remove that.
+    pub(super) fn begin(spans: &Spans, head: &mut Parts, parent: Option<TraceContext>, is_tls: bool) -> Self {
         let decision = |trace: TraceContext| (trace.trace_id.0, trace.flags & SAMPLED != 0);
         let context = spans.begin(parent.map(decision));
         let authority = Authority::of(head).ok().map(|authority| authority.text.to_owned());
-        Self {
+        let span = Self {
             spans: spans.clone(),
             context,
             parent,
@@ -64,7 +64,22 @@ impl RequestSpan {
             is_tls,
             attempt: None,
             waited_for: Vec::new(),
+        };
+        // Without a span that is sent to the collector, the upstream's span has no other parent than the caller's.
+        let named = if context.is_sampled { None } else { parent.map(|parent| parent.parent_id) };
+        head.headers.insert(TRACEPARENT, span.traceparent(named.unwrap_or(context.span_id)));
+        if parent.is_none() {
+            head.headers.remove(TRACESTATE);
         }
+        span
+    }
+
+    /// The field that names a span of this trace.
+    fn traceparent(&self, span_id: u64) -> HeaderValue {
+        let flags =
+            self.parent.map_or(0, |parent| parent.flags & !SAMPLED) | u8::from(self.context.is_sampled);
+        let text = format!("00-{}-{span_id:016x}-{flags:02x}", self.trace_id());
+        HeaderValue::try_from(text).expect("digits and hyphens are visible ASCII")
     }
 
     /// The trace.
@@ -74,19 +89,19 @@ impl RequestSpan {
 
     /// Begins an attempt, in the place of one that sent nothing, and names it to the upstream.
     pub(super) fn begin_attempt(&mut self, head: &mut Parts, destination: &Destination, resent: u32) {
-        let span_id = if self.context.is_sampled {
-            let (origin, path) = (destination.origin.clone(), head.uri.path().to_owned());
-            let attempt = Attempt { span_id: span_id(), started: wall_clock(), resent, origin, path };
-            self.attempt.insert(attempt).span_id
-        } else {
-            // The upstream's span has no other parent than the caller's.
-            self.parent.map_or(self.context.span_id, |parent| parent.parent_id)
-        };
-        let flags =
-            self.parent.map_or(0, |parent| parent.flags & !SAMPLED) | u8::from(self.context.is_sampled);
-        let text = format!("00-{}-{span_id:016x}-{flags:02x}", self.trace_id());
-        if let Ok(value) = HeaderValue::try_from(text) {
-            head.headers.insert(TRACEPARENT, value);
+        if !self.context.is_sampled {
+            return;
+        }
+        let (origin, path) = (destination.origin.clone(), head.uri.path().to_owned());
+        let attempt = Attempt { span_id: span_id(), started: wall_clock(), resent, origin, path };
+        let value = self.traceparent(attempt.span_id);
+        self.attempt = Some(attempt);
+        // A field that the route's rules have removed or replaced stays so.
+        let is_ours = |field: &HeaderValue| field.as_bytes()[..36] == value.as_bytes()[..36];
+        if let Some(field) = head.headers.get_mut(TRACEPARENT).filter(|field| field.len() == value.len())
+            && is_ours(field)
+        {
+            *field = value;
         }
     }
 
