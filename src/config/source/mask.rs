@@ -9,7 +9,7 @@ use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
 /// Tables that hold public keys. `request_headers`, for example, holds keys of the operator's choice.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "server",
     "tls",
     "limits",
@@ -23,13 +23,14 @@ const TABLES: [&str; 13] = [
     "breaker",
     "errors",
     "webhooks",
+    "tracing",
 ];
 
 /// Tables whose keys are of the operator's choice: `env` and `file` in them are not the sources of a secret.
 const FREE: [&str; 6] = ["request_headers", "request_fields", "extra", "claims", "set", "set_if_absent"];
 
 /// Keys whose values are no secrets. Values of all other keys are never shown.
-const PUBLIC: [&str; 115] = [
+const PUBLIC: [&str; 117] = [
     "access",
     "alg",
     "allow",
@@ -94,6 +95,7 @@ const PUBLIC: [&str; 115] = [
     "open",
     "open_max",
     "origins",
+    "otlp_endpoint",
     "output",
     "path",
     "per",
@@ -117,6 +119,7 @@ const PUBLIC: [&str; 115] = [
     "retry_stale",
     "rewrite_cookies",
     "rewrite_links",
+    "sample",
     "scopes",
     "server_name",
     "state_dir",
