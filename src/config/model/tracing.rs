@@ -3,6 +3,9 @@
 use http::HeaderMap;
 use url::Url;
 
+/// The range of the last 53 bits of a trace's identifier, which are random: 2^53.
+const RANGE: f64 = 9_007_199_254_740_992.0;
+
 /// The settings of traces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tracing {
@@ -33,8 +36,6 @@ impl Sampler {
         if let (true, Some(decision)) = (self.is_parent_based, callers_decision) {
             return decision;
         }
-        /// The range of the random part of a trace's identifier.
-        const RANGE: f64 = (1_u64 << 53) as f64;
         #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
         let number = ((trace_id & ((1 << 53) - 1)) as u64) as f64;
         self.share >= 1.0 || number < self.share * RANGE
