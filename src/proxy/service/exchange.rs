@@ -23,8 +23,8 @@ use crate::proxy::downstream::protocol::End;
 use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::headers;
-use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel};
 use crate::proxy::upstream::Destination;
+use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel};
 use crate::telemetry::spans::Spans;
 
 const CALLER_STALLED: &str = "the caller stopped reading the response";
