@@ -37,8 +37,8 @@ pub use model::secret::Secret;
 pub use model::server::{HalfClosed, HeaderCase, Http1Options, RequiredHeader, Server};
 pub use model::server_tls::ServerTls;
 pub use model::token_field::{TokenField, TokenScheme};
-pub use model::webhook::{EventPattern, Webhook, WebhookFormat, WebhookUrl, signing_key};
 pub use model::tracing::{Sampler, Tracing};
+pub use model::webhook::{EventPattern, Webhook, WebhookFormat, WebhookUrl, signing_key};
 pub use resolve::Checked;
 pub use source::diagnostics::Diagnostics;
 

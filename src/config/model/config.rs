@@ -8,8 +8,8 @@ use super::credential::Credential;
 use super::log::Log;
 use super::route::Route;
 use super::server::Server;
-use super::webhook::Webhook;
 use super::tracing::Tracing;
+use super::webhook::Webhook;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]

@@ -157,7 +157,17 @@ impl Resolver<'_> {
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return None;
         }
-        Some(Config { server, health, admin: admin?, credentials, routes: routes?, log, audit, webhooks, tracing })
+        Some(Config {
+            server,
+            health,
+            admin: admin?,
+            credentials,
+            routes: routes?,
+            log,
+            audit,
+            webhooks,
+            tracing,
+        })
     }
 
     fn error(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {

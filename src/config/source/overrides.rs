@@ -16,7 +16,7 @@ use crate::config::model::environment::Environment;
 const PREFIX: &str = "BEARERD_";
 
 /// The sections that variables can set, with their paths in the file. Credentials also have a name in their path.
-const SECTIONS: [(Section, &[&str]); 7] = [
+const SECTIONS: [(Section, &[&str]); 8] = [
     (Section::Limits, &["server", "limits"]),
     (Section::Tls, &["server", "tls"]),
     (Section::Server, &["server"]),

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use super::diagnostics::Problem;
 use super::reader::{Table, UnknownKey};
-use super::schema::{Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls, Tracing, Webhook};
+use super::schema::{
+    Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls, Tracing, Webhook,
+};
 use super::synonyms::{meant_key, synonym};
 
 /// A section of the file.

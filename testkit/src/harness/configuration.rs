@@ -85,7 +85,8 @@ impl Configuration {
                 lines(&mut file, &format!("[[{list}]]"), table.as_table().into_iter().flatten());
             }
         }
-        let known = ["server", "health", "admin", "audit", "log", "tracing", "credentials", "routes", "webhooks"];
+        let known =
+            ["server", "health", "admin", "audit", "log", "tracing", "credentials", "routes", "webhooks"];
         let unknown: Vec<&String> = self.0.keys().filter(|name| !known.contains(&name.as_str())).collect();
         assert!(unknown.is_empty(), "sections that are not rendered: {unknown:?}");
         file
