@@ -432,8 +432,8 @@ fn every_planned_key_is_refused_at_its_place() {
 fn a_planned_section_is_refused() {
     for (text, said) in [
         (
-            format!("[tracing]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
-            "`tracing` is not supported yet by this version",
+            format!("[shared]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
+            "`shared` is not supported yet by this version",
         ),
         (format!("[shared]\n{CREDENTIAL}{ROUTE}"), "`shared` is not supported yet by this version"),
     ] {
@@ -443,7 +443,7 @@ fn a_planned_section_is_refused() {
 
 #[test]
 fn an_override_of_a_planned_key_is_refused() {
-    for (variable, key) in [("BEARERD_TRACING__PATH", "tracing"), ("BEARERD_SHARED__URL", "shared")] {
+    for (variable, key) in [("BEARERD_SHARED__PATH", "shared"), ("BEARERD_SHARED__URL", "shared")] {
         let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, "hunter2").unwrap_err();
         let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
         assert_eq!(problem.title, format!("`{key}` is not supported yet by this version"));
