@@ -243,6 +243,12 @@ impl Credential {
 }
 
 impl Plan {
+    /// The refresher and the source of a credential that begins anew in a place of its own, as each does at the start.
+    pub(super) fn begun(self) -> Option<(OneRefresher, TokenSource)> {
+        let Step::Begin { refresher, place: Place::Opened(durable), .. } = self.step else { return None };
+        Some((refresher.with_state(*durable), self.source))
+    }
+
     /// The previous credentials whose refreshers are needed: its own to continue with, and the holder of its place.
     pub(super) fn needs(&self) -> impl Iterator<Item = &str> {
         let own = match &self.step {

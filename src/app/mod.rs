@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use self::admin::AdminAddress;
 use self::certificates::{Certificates, ShownTo};
-use self::credentials::{Credential, Place, Plan, Refreshers, Step, client, plan};
+use self::credentials::{Credential, Plan, Refreshers, client, plan};
 pub use self::error::StartError;
 use self::listen_sockets::{ListenSockets, Passed};
 use self::observed::Observed;
@@ -166,13 +166,8 @@ impl Daemon {
         let events = Events::traced(instance.clone(), traces.spans.clone());
         let mut tasks = JoinSet::new();
         let reports = Reports::start(&config, &trust, &events, &mut tasks)?;
-        let mut built = Vec::new();
-        for Plan { source, step } in plan(&config.credentials, &[], &trust, &events, clock)? {
-            // At the start each credential begins anew.
-            if let Step::Begin { refresher, place: Place::Opened(durable), .. } = step {
-                built.push((refresher.with_state(*durable), source));
-            }
-        }
+        let plans = plan(&config.credentials, &[], &trust, &events, clock)?;
+        let built: Vec<_> = plans.into_iter().filter_map(Plan::begun).collect();
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
         let shares = descriptors::share_out(&config, MAX_REFUSALS);
         let descriptors = Slots::new(shares.upstreams);
