@@ -133,6 +133,7 @@ struct Answer {
 impl ProxyError {
     /// The codes of all errors.
     pub const CODES: &'static [&'static str] = &[
+        "audit_unavailable",
         "bad_request",
         "body_too_large",
         "browser_request",
