@@ -64,7 +64,7 @@ pub struct Service {
     pub(super) header_cache: HeaderCache,
     pub(super) refusals: Refusals,
     pub(super) pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>,
-    /// In the order of [`Route::index`].
+    /// In the order of [`Route::index`](super::route::Route::index).
     labels: Vec<Rc<RouteLabels>>,
     meter: Rc<Meter>,
 }
