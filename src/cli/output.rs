@@ -47,10 +47,10 @@ pub(super) fn exit_code(code: u8) -> u8 {
     if code == OK { FAILED } else { code }
 }
 
-/// Writes a line to standard error.
+/// Writes a line to standard error, in one piece: the log may write there too.
 pub fn error_line(text: impl Display) {
     let mut out = std::io::stderr().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    let _ = out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush());
 }
 
 /// Writes why a command has failed to standard error, and what the operator can do.

@@ -125,7 +125,7 @@ async fn attack(bearerd: &Path, report: &mut Report, mode: &Mode) {
     let (seen, is_available) = statistics(&folder.path().join("report.csv"));
     // slowhttptest does not notice the reset of a connection that it reads slowly, and gives some up by itself.
     let untaken = world.logged(UNTAKEN) as u64;
-    let ended = world.logged(&format!("\"path\":\"{}\"", mode.path)) as u64;
+    let ended = world.logged(&format!("\"url_path\":\"{}\"", mode.path)) as u64;
     let is_all_closed = if mode.is_read() {
         ended >= connections && untaken >= connections * 4 / 5
     } else {
