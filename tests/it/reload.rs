@@ -142,8 +142,8 @@ async fn a_hundred_reloads(setup: Setup) {
     let (threads_after, descriptors_after) = world.process.threads_and_descriptors();
     let kib_after = world.process.resident_kib();
     let sent = load.stop().await;
-    // The runtime's own threads for files come and go.
-    assert!(threads_after <= threads + 2, "{threads} threads became {threads_after}");
+    // The runtimes' own threads for files and names come and go; a leak would add one at each reload.
+    assert!(threads_after <= threads + 8, "{threads} threads became {threads_after}");
     assert!(descriptors_after <= descriptors + 24, "{descriptors} descriptors became {descriptors_after}");
     assert!(kib_after < kib + 4096, "{kib} KiB became {kib_after} with {sent} requests");
     let tables: std::collections::BTreeSet<_> =
