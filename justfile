@@ -33,6 +33,10 @@ deny *checks:
 e2e: build
     tests/e2e/run target/release/bearerd
 
+# Validate the container, packages and manifests, or the named steps (`deploy/validate --list`; installs what it needs).
+artefacts *steps: build
+    deploy/validate {{steps}}
+
 # Run the load tests: slow callers, thousands of connections, SIGTERM, SIGHUP and restarts (needs slowhttptest).
 load *cases="slow idle memory cold drain restart hangups": build
     cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
