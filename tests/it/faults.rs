@@ -392,7 +392,7 @@ async fn callers_that_send_a_byte_now_and_then(is_tls: bool) {
     world.finish().await;
 }
 
-/// SLOW-03, FLT-MEM-01: the bounds of `docs/limits.md`; `just load` has thousands of connections.
+/// SLOW-03, FLT-MEM-01: the bounds of `docs/understand/limits.md`; `just load` has thousands of connections.
 #[tokio::test]
 async fn idle_and_unread_connections_stay_within_their_memory_bounds() {
     bearerd::descriptors::raise_limit();

@@ -1,4 +1,4 @@
-//! The rows of docs/http.md in which bearerd, nginx and `HAProxy` differ, by real requests.
+//! The rows of docs/understand/http.md in which bearerd, nginx and `HAProxy` differ, by real requests.
 
 use testkit::harness::raw::{RawPeer, read_head};
 use tokio::io::AsyncWriteExt;

@@ -150,8 +150,14 @@ fn mistakes_of(text: &str) -> Vec<String> {
 
 /// The blocks of TOML in the documentation, with their file.
 fn blocks() -> Vec<(PathBuf, String)> {
-    let mut files = vec![root().join("README.md"), root().join("docs/recipes/README.md")];
-    files.extend(std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut files = vec![root().join("README.md")];
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { &mut folders } else { &mut files }.push(path);
+        }
+    }
     let mut blocks = Vec::new();
     for path in files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
         let text = std::fs::read_to_string(&path).unwrap();

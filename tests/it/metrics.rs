@@ -223,7 +223,7 @@ async fn documentation_alerts_and_dashboard_name_the_metrics_of_a_scrape() {
     ];
     let all: BTreeSet<String> = scraped.into_iter().chain(rare.map(str::to_owned)).collect();
 
-    assert_eq!(named_in(include_str!("../../docs/metrics.md")), all);
+    assert_eq!(named_in(include_str!("../../docs/operate/metrics.md")), all);
     let alerts = include_str!("../../deploy/prometheus/alerts.yaml");
     for text in [alerts, include_str!("../../deploy/grafana/bearerd.json")] {
         let unknown: Vec<_> = named_in(text).difference(&all).cloned().collect();
@@ -235,13 +235,13 @@ async fn documentation_alerts_and_dashboard_name_the_metrics_of_a_scrape() {
 #[test]
 fn each_alert_has_a_runbook_and_a_test() {
     let alerts = include_str!("../../deploy/prometheus/alerts.yaml");
-    let runbooks = include_str!("../../docs/alerts.md");
+    let runbooks = include_str!("../../docs/operate/alerts.md");
     let tests = include_str!("../../deploy/prometheus/alerts_test.yaml");
     let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert_eq!(names.len(), 9);
     for name in names {
         assert!(runbooks.contains(&format!("\n## {name}\n")), "{name}");
         assert!(tests.contains(&format!("alertname=\"{name}\"")), "{name}");
-        assert!(alerts.contains(&format!("docs/alerts.md#{}\n", name.to_lowercase())), "{name}");
+        assert!(alerts.contains(&format!("docs/operate/alerts.md#{}\n", name.to_lowercase())), "{name}");
     }
 }

@@ -447,7 +447,7 @@ async fn pages_of_other_sites_neither_read_nor_refresh() {
 fn states_and_reasons_are_those_of_the_documentation() {
     use bearerd::token::status::{CredentialState, TOKEN_REJECTED};
 
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operating.md")).unwrap();
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/status.md")).unwrap();
     let documented = |heading: &str| -> BTreeSet<String> {
         let (_, after) = text.split_once(&format!("| {heading} |")).unwrap_or_else(|| panic!("no {heading}"));
         let rows = after.lines().skip(2).take_while(|line| line.starts_with('|'));

@@ -1,4 +1,4 @@
-//! The bound of memory in docs/limits.md.
+//! The bound of memory in docs/understand/limits.md.
 
 use std::path::Path;
 
