@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 import yaml
 
@@ -67,9 +68,18 @@ def planted(document, keys, value):
     document[last] = value
 
 
+def version():
+    """The version of bearerd."""
+    return tomllib.loads((ROOT.parents[1] / "Cargo.toml").read_text())["package"]["version"]
+
+
 def check(folder, bearerd):
     documents = kubectl(folder)
-    return documents, validate(documents) + workload.faults(documents) + workload.run(documents, bearerd)
+    found = validate(documents) + workload.faults(documents) + workload.run(documents, bearerd)
+    image = workload.Workload(documents).container["image"]
+    if folder.name != "base" and image != f"registry.example.com/bearerd:{version()}":
+        found.append(f"the image is {image}")
+    return documents, found
 
 
 def main():
