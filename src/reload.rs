@@ -19,7 +19,7 @@ pub type Outcome = Result<Reloaded, NotReloaded>;
 /// How the configuration in force differs from the previous one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
-    /// Routes, by host and path.
+    /// Routes, by name.
     pub routes: Difference,
     /// Credentials, by name.
     pub credentials: Difference,

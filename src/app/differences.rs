@@ -30,9 +30,8 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
 
 /// How two configurations differ.
 pub(super) fn differences(before: &Config, after: &Config) -> Reloaded {
-    let route = |route: &Route| format!("{}{}", route.host.as_deref().unwrap_or(""), route.path);
     Reloaded {
-        routes: Difference::of(&before.routes, &after.routes, route),
+        routes: Difference::of(&before.routes, &after.routes, |route| route.name.clone()),
         credentials: Difference::of(&before.credentials, &after.credentials, |one| one.name.clone()),
         listeners: Difference::of(&before.server.listen, &after.server.listen, ToString::to_string),
         settings: settings(before, after),
@@ -40,12 +39,12 @@ pub(super) fn differences(before: &Config, after: &Config) -> Reloaded {
     }
 }
 
-/// Whether the new configuration has every route of this credential unchanged, apart from the credential's
-/// own settings, and each of these routes leads to a configured address. The previous routes then send a
+/// Whether the new configuration has every route of this credential unchanged, apart from its name and the
+/// credential's own settings, and each of these routes leads to a configured address. The previous routes then send a
 /// token of the new credential only where the new configuration sends it.
 pub(super) fn keeps_routes_of(credential: &str, before: &Config, after: &Config) -> bool {
     let uses = |route: &&Route| route.credential.as_ref().is_some_and(|one| one.name == credential);
-    let without_credential = |route: &Route| Route { credential: None, ..route.clone() };
+    let without_credential = |route: &Route| Route { name: String::new(), credential: None, ..route.clone() };
     before.routes.iter().filter(uses).all(|old| {
         let is_as_before = |new: &Route| without_credential(old) == without_credential(new);
         matches!(old.upstream.destination, Destination::Written(_))

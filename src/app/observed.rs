@@ -191,9 +191,7 @@ impl Parts for Observed {
     fn routes(&self) -> Vec<RouteFigures> {
         let in_force = self.in_force.load();
         let InForceParts { config, settings, .. } = &**in_force;
-        let routes =
-            config.routes.iter().filter_map(|route| settings.table.find(route.host.as_deref(), &route.path));
-        routes.map(|route| figures(&settings.traffic.route(&route.name))).collect()
+        config.routes.iter().map(|route| figures(&settings.traffic.route(&route.name))).collect()
     }
 
     fn certificates(&self) -> Vec<Certificate> {
@@ -214,8 +212,7 @@ impl Parts for Observed {
         });
         let upstream_clients = config.routes.iter().filter_map(|route| {
             let certificate = route.upstream.client_certificate.as_ref()?;
-            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path);
-            Some(shown("upstream_client", &name, &certificate.chain))
+            Some(shown("upstream_client", &route.name, &certificate.chain))
         });
         servers.chain(clients).chain(upstream_clients).collect()
     }

@@ -154,6 +154,47 @@ fn traceparent(flags: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_route_has_its_configured_name_in_everything_that_operators_see() {
+    let collector = Collector::start(200).await;
+    let name = "name = \"Billing <EU>\"";
+    let world = collector.daemon("").route(name).start().await;
+    assert_eq!(world.get("/x").await.status, 200);
+
+    let server = &collector.arrived(SERVER, "GET Billing <EU>", 1).await[0];
+    assert_eq!(server.get("http.route"), "Billing <EU>");
+    assert_eq!(world.process.event("request").await["http_route"], "Billing <EU>");
+    let (_, metrics) = world.admin_get("/metrics").await;
+    for series in [
+        "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_route=\"Billing <EU>\"",
+        "bearerd_upstream_unauthorized_total{route=\"Billing <EU>\"",
+    ] {
+        assert!(metrics.contains(series), "{series} in {metrics}");
+    }
+    assert!(!metrics.contains("route=\"/\""), "{metrics}");
+    let (_, status) = world.admin_get("/status").await;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(
+        (&status["routes"][0]["name"], &status["routes"][0]["requests"]),
+        (&"Billing <EU>".into(), &1.into())
+    );
+    let (_, page) = world.admin_get("/").await;
+    assert!(page.contains("Billing &#60;EU&#62;") || page.contains("Billing &lt;EU&gt;"), "{page}");
+    for (arguments, shown) in [
+        (&["explain", "GET", "http://localhost/x"][..], "Billing <EU> (host: any, path: /)"),
+        (&["check", "--print"], "name = \"Billing <EU>\"\n"),
+    ] {
+        let mut process = world.launch().arguments(arguments).start();
+        process.ended().await;
+        assert!(process.output().contains(shown), "{}", process.output());
+    }
+
+    world.configure(|text| text.replace(name, "name = \"orders\""));
+    let reloaded = world.reload().await["routes"].to_string();
+    assert!(reloaded.contains("orders") && reloaded.contains("Billing <EU>"), "{reloaded}");
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn spans_of_a_request_and_its_attempt_arrive_in_the_callers_trace() {
     let collector = Collector::start(200).await;
     let world = collector.daemon("").environment("OTEL_SERVICE_NAME", "gateway").start().await;

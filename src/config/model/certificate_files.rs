@@ -110,8 +110,7 @@ impl Config {
             }
         }
         for route in &mut config.routes {
-            let name = format!("({}{})", route.host.as_deref().unwrap_or_default(), route.path);
-            is_changed |= reader.upstream(&mut route.upstream, &name);
+            is_changed |= reader.upstream(&mut route.upstream, &format!("({})", route.name));
             if let Some(used) = &mut route.credential
                 && let Some(changed) = config.credentials.iter().find(|one| one.name == used.name)
             {

@@ -18,6 +18,8 @@ use super::token_field::TokenField;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent keys")]
 pub struct Route {
+    /// The name in metrics, logs, traces and status, unique among the routes: the configured one, or host and path.
+    pub name: String,
     /// The host of the requests, lower case and without a port; `None` for any.
     pub host: Option<String>,
     /// The path prefix of the requests, on segment boundaries: `/`, or `/…` without a slash at the end.

@@ -18,10 +18,30 @@ use crate::config::model::route::{
     Address, Destination, Forwarded, LinkField, RewrittenLinks, Route, Upstream,
 };
 use crate::config::source::choice::{RewrittenLink, Upgrade};
+use crate::config::source::diagnostics::Problem;
 use crate::config::source::key::{Entry, Key};
 use crate::config::source::schema::{self, Routes};
 
 const UPSTREAM_HELP: &str = "write the address of the API, such as \"https://api.example.com\"";
+
+/// Host and path of a route.
+type Scope = (Option<String>, String);
+
+/// What tells a route from the others.
+struct Named {
+    name: String,
+    host: Option<String>,
+    path: String,
+}
+
+/// The name of an earlier route.
+struct TakenName {
+    /// The place of the route among the routes, from 1 on.
+    number: usize,
+    place: Range<usize>,
+    /// Whether the name is configured.
+    is_written: bool,
+}
 
 impl Resolver<'_> {
     /// The routes, if each is usable.
@@ -37,7 +57,8 @@ impl Resolver<'_> {
             let help = "add [[routes]] with `upstream` and `credential`: a route says where requests go";
             self.error(None, "there are no [[routes]]", help);
         }
-        let mut seen: BTreeMap<(Option<String>, String), usize> = BTreeMap::new();
+        let mut seen: BTreeMap<Scope, (usize, Range<usize>)> = BTreeMap::new();
+        let mut taken = BTreeMap::new();
         let mut used = BTreeSet::new();
         let mut usable = Vec::new();
         let written = routes.len();
@@ -55,13 +76,17 @@ impl Resolver<'_> {
             let host = route.host.read_or(None, |host| self.host(host).map(Some));
             let path = route.path.read_or("/".to_owned(), |path| self.path(path));
             if let (Some(host), Some(path)) = (&host, &path)
-                && let Some(first) = seen.insert((host.clone(), path.clone()), index + 1)
+                && let Some((first, other)) =
+                    seen.insert((host.clone(), path.clone()), (index + 1, place.clone()))
             {
                 let help = "change `path` or `host`, or remove a route: each request must have one route";
-                self.error(place.clone(), format!("the same host and path as route {first}"), help);
+                let title = format!("the same host and path as route {first}");
+                self.problems.push(Problem::error(place.clone(), title).and_at(other).help(help));
             }
             let scope = host.zip(path.clone());
-            usable.extend(self.route(&place, route, path.as_deref(), scope, (names, credentials)));
+            let name = self.route_name(&route.name, index + 1, &place, scope.as_ref(), &mut taken);
+            let named = name.zip(scope).map(|(name, (host, path))| Named { name, host, path });
+            usable.extend(self.route(&place, route, path.as_deref(), named, (names, credentials)));
         }
         let is_unused = |name: &String| are_names_known && !used.contains(name);
         for (name, place) in names.into_iter().flatten().filter(|(name, _)| is_unused(name)) {
@@ -75,12 +100,49 @@ impl Resolver<'_> {
         (usable.len() == written).then_some(usable)
     }
 
+    /// The name of a route: the configured one, or else host and path. It is no other route's.
+    fn route_name(
+        &mut self,
+        name: &Key<String>,
+        number: usize,
+        owner: &Range<usize>,
+        scope: Option<&Scope>,
+        taken: &mut BTreeMap<String, TakenName>,
+    ) -> Option<String> {
+        let written = name.usable().filter(|name| !name.get_ref().is_empty());
+        let name = match (name, written) {
+            (_, Some(name)) if is_route_name(name.get_ref()) => name.get_ref().clone(),
+            (_, Some(name)) => {
+                let title = "not a name of a route";
+                let help = "write at most 100 letters, digits, blanks and punctuation marks of ASCII, without a \
+                            blank at an end";
+                return self.refuse(name.span(), title, help);
+            }
+            (Key::Refused, None) => return None,
+            (_, None) => {
+                scope.map(|(host, path)| format!("{}{path}", host.as_deref().unwrap_or_default()))?
+            }
+        };
+        let place = written.map_or_else(|| owner.clone(), Spanned::span);
+        let this = TakenName { number, place: place.clone(), is_written: written.is_some() };
+        // Two routes without names that have the same host and path are reported as such.
+        if let Some(other) = taken.insert(name.clone(), this)
+            && (other.is_written || written.is_some())
+        {
+            let help =
+                "change `name`: each route needs its own, and without the key, host and path are the name";
+            let title = format!("the same name as route {}", other.number);
+            self.problems.push(Problem::error(place, title).and_at(other.place).help(help));
+        }
+        Some(name)
+    }
+
     fn route(
         &mut self,
         owner: &Range<usize>,
         mut route: schema::Route,
         prefix: Option<&str>,
-        scope: Option<(Option<String>, String)>,
+        named: Option<Named>,
         (names, credentials): (Option<&Names>, &[Arc<Credential>]),
     ) -> Option<Route> {
         let upstream = self.required(owner, "upstream", &route.upstream, UPSTREAM_HELP);
@@ -138,8 +200,9 @@ impl Resolver<'_> {
             body_timeout: route.body_timeout.usable().map(|time| time.get_ref().0),
             body_rate: route.body_rate.usable().map(|rate| rate.get_ref().0),
             protection,
-            host: scope.as_ref()?.0.clone(),
-            path: scope?.1,
+            host: named.as_ref()?.host.clone(),
+            path: named.as_ref()?.path.clone(),
+            name: named?.name,
             upstream: Upstream {
                 destination: upstream?,
                 roots,
@@ -232,6 +295,12 @@ impl Resolver<'_> {
         // An unusable credential has been reported.
         credentials.iter().find(|one| one.name == *text).cloned().map(Some)
     }
+}
+
+/// Whether a text is the name of a route: in labels, log lines and on terminals it stands as it is written.
+fn is_route_name(text: &str) -> bool {
+    let is_printable = |c: char| c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ';
+    text.chars().count() <= 100 && text.trim() == text && text.chars().all(is_printable)
 }
 
 fn rewritten_links(links: Key<Vec<Entry<RewrittenLink>>>) -> RewrittenLinks {

@@ -330,6 +330,54 @@ fn two_routes_for_the_same_requests_are_refused() {
 }
 
 #[test]
+fn a_route_has_a_configured_name_or_that_of_its_host_and_path() {
+    let named = |lines: &str| accepted(&with_route(lines)).routes.remove(0).name;
+    assert_eq!(named(""), "/");
+    assert_eq!(named("name = \"\"\nhost = \"A.test\"\npath = \"/api/\""), "a.test/api");
+    for name in ["billing", "Genesys (EU): search & export", "Ärzte", &"x".repeat(100)] {
+        assert_eq!(named(&format!("name = \"{name}\"")), name);
+    }
+    for wrong in [" ", "a ", " a", "a\\tb", "a\\nb", "a\\u001bb", "a\\u202eb", "a\u{a0}b", &"x".repeat(101)] {
+        let problems = refused(&with_route(&format!("name = \"{wrong}\"")));
+        assert_eq!(problems, ["not a name of a route"], "{wrong}");
+    }
+}
+
+#[test]
+fn two_routes_with_one_name_are_refused_with_the_lines_of_both() {
+    let two = |first: &str, second: &str| {
+        let other = "upstream = \"https://b.example.com\"\ncredential = \"none\"";
+        with_route(&format!("path = \"/a\"\n{first}\n[[routes]]\npath = \"/b\"\n{second}\n{other}"))
+    };
+    for (first, second) in [
+        ("name = \"x\"", "name = \"x\""),
+        // The name of a route without the key.
+        ("name = \"/b\"", ""),
+        ("", "name = \"/a\""),
+        ("name = \"\"", "name = \"/a\""),
+    ] {
+        let text = two(first, second);
+        let problems = read(&text).unwrap_err();
+        let [problem] = problems.problems() else { panic!("{problems}") };
+        assert_eq!(problem.title, "the same name as route 1");
+        let lines = [&problem.place, &problem.other].map(|place| {
+            let start = place.as_ref().unwrap().start;
+            let line = text[..start].matches('\n').count();
+            (line + 1, text.lines().nth(line).unwrap())
+        });
+        let shown = problems.to_string();
+        for (number, line) in lines {
+            assert!(shown.contains(&format!("{number} | {line}")), "{line} of {shown}");
+        }
+        assert_ne!(lines[0].0, lines[1].0);
+    }
+    accepted(&two("name = \"x\"", "name = \"y\""));
+    // The names are those of the host and path, and follow from the first problem.
+    assert_eq!(refused(&two("", "").replace("/b\"", "/a\"")), ["the same host and path as route 1"]);
+    assert_eq!(refused(&two("name = \"x\"", "name = 3\ntimeout = 1")).len(), 2);
+}
+
+#[test]
 fn a_route_that_allows_websockets_speaks_http_1() {
     let spoken = |lines: &str| {
         let route = accepted(&with_route(lines)).routes.remove(0);

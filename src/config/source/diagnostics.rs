@@ -33,6 +33,8 @@ pub struct Problem {
     pub title: String,
     /// The place.
     pub place: Place,
+    /// A second place, such as that of the first of two equal names.
+    pub other: Place,
     /// The remedy.
     pub help: Option<String>,
 }
@@ -40,12 +42,18 @@ pub struct Problem {
 impl Problem {
     /// A problem with which the configuration cannot be used.
     pub fn error(place: impl Into<Place>, title: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, title: title.into(), place: place.into(), help: None }
+        Self { severity: Severity::Error, title: title.into(), place: place.into(), other: None, help: None }
     }
 
     /// A problem with which the configuration can be used.
     pub fn warning(place: impl Into<Place>, title: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(place, title) }
+    }
+
+    /// Adds a second place.
+    #[must_use]
+    pub fn and_at(self, other: impl Into<Place>) -> Self {
+        Self { other: other.into(), ..self }
     }
 
     /// Adds the remedy.
@@ -208,7 +216,9 @@ impl Diagnostics {
                 Some(found) => ("environment", found.variable.as_str(), 0..found.variable.len()),
             };
             let snippet = Snippet::source(text).path(path);
-            group = group.element(snippet.annotation(AnnotationKind::Primary.span(span)));
+            let other = problem.other.clone().filter(|other| self.sources.override_at(other).is_none());
+            let other = other.map(|other| AnnotationKind::Context.span(within(other, masked)));
+            group = group.element(snippet.annotation(AnnotationKind::Primary.span(span)).annotations(other));
         }
         match &problem.help {
             Some(help) => group.element(Level::HELP.message(help.as_str())),

@@ -196,6 +196,7 @@ fn absent(section: &str, key: &str, of: Of<'_>) -> Absent {
         ("server", "allow_from", Of::Whole(config)) => {
             Absent::Value(list(config.server.allow_from.iter().map(ToString::to_string)))
         }
+        ("routes", "name", Of::Route(route)) => Absent::Value(string(&route.name)),
         ("routes", "token_field" | "token_scheme", Of::Route(route)) if route.credential.is_none() => {
             Absent::Nothing
         }

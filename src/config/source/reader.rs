@@ -49,29 +49,59 @@ pub(in crate::config) trait Table: Sized {
     }
 }
 
-/// Declares tables as structs with a field for each key.
+/// Declares tables as structs with a field for each key: `section` for a table with a header of its own, `inline` with an
+/// example for messages, and `plain` for a table that is read in a way of its own.
 macro_rules! tables {
-    ($($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* })*) => {$(
+    (@value plain $name:ident) => {};
+    (@value section $name:ident) => {
+        impl $crate::config::source::reader::Value for $name {
+            fn read(
+                value: &$crate::config::source::reader::Written<'_>,
+                path: &str,
+                reader: &mut $crate::config::source::reader::Reader<'_>,
+            ) -> Option<Self> {
+                reader.section(value, path)
+            }
+        }
+    };
+    (@value inline $example:literal $name:ident) => {
+        impl $crate::config::source::reader::Value for $name {
+            fn read(
+                value: &$crate::config::source::reader::Written<'_>,
+                path: &str,
+                reader: &mut $crate::config::source::reader::Reader<'_>,
+            ) -> Option<Self> {
+                reader.inline_table(value, path, $example)
+            }
+        }
+    };
+    ($($(#[$doc:meta])* $kind:ident $(($example:literal))? $name:ident { $($key:ident: $type:ty,)* })*) => {$(
+        tables!(@value $kind $($example)? $name);
+
         $(#[$doc])*
         #[derive(Debug)]
         pub(in crate::config) struct $name {
-            $(pub(in crate::config) $key: Key<$type>,)*
+            $(pub(in crate::config) $key: $crate::config::source::key::Key<$type>,)*
         }
 
-        impl Table for $name {
+        impl $crate::config::source::reader::Table for $name {
             const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
 
-            fn from_table(table: &DeTable<'_>, path: &str, reader: &mut Reader<'_>) -> Self {
+            fn from_table(
+                table: &toml::de::DeTable<'_>,
+                path: &str,
+                reader: &mut $crate::config::source::reader::Reader<'_>,
+            ) -> Self {
                 let meant = reader.unknown_keys(table, path, Self::KEYS);
                 Self { $($key: reader.key(table, path, stringify!($key), &meant),)* }
             }
 
             fn absent() -> Self {
-                Self { $($key: Key::Absent,)* }
+                Self { $($key: $crate::config::source::key::Key::Absent,)* }
             }
 
             fn refused() -> Self {
-                Self { $($key: Key::Refused,)* }
+                Self { $($key: $crate::config::source::key::Key::Refused,)* }
             }
         }
 

@@ -4,16 +4,15 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 use toml::Spanned;
-use toml::de::DeTable;
 
 use super::diagnostics::Problem;
 use super::key::Key;
-use super::reader::{Reader, Table, Value, Written, tables};
+use super::reader::{Reader, Value, Written, tables};
 use crate::config::model::secret::SecretSource;
 
 tables! {
     /// The source of a secret.
-    Source {
+    plain Source {
         env: String,
         file: PathBuf,
     }

@@ -31,7 +31,7 @@ use crate::token::{AccessToken, Demanded, Generation, TokenSource};
 pub struct Route {
     /// The place in the table, in the order of [`Table::routes`].
     pub index: usize,
-    /// The route in logs: host and path.
+    /// The name in logs, metrics and traces.
     pub name: String,
     /// The allowed, denied and protected requests.
     pub rules: Rules,
@@ -113,7 +113,7 @@ impl Route {
     ) -> Self {
         Self {
             index: 0,
-            name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
+            name: route.name.clone(),
             rules: Rules::new(route, must_be_plain),
             prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
             fields: FieldRules::new(&route.fields, route.via, &route.token_field.name),

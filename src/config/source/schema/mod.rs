@@ -1,0 +1,65 @@
+//! The tables of `proxy.toml` as they are written: each key optional, each value with its place.
+//!
+//! [`resolve`](crate::config::resolve) decides what a key means and which default applies. The shipped `proxy.toml`
+//! documents the keys.
+
+mod credential;
+mod route;
+mod server;
+mod telemetry;
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+
+use super::diagnostics::Problem;
+use super::key::Entry;
+use super::reader::{Reader, Table, Value, Written, tables};
+use crate::config::model::secret::SecretSource;
+
+pub(in crate::config) use self::credential::{
+    Assertion, ClaimsByName, Credential, Credentials, Errors, Fields, Rate,
+};
+pub(in crate::config) use self::route::{Breaker, Headers, Retry429, Route, Routes};
+pub(in crate::config) use self::server::{Admin, AdminTls, Health, Limits, Server, Tls};
+pub(in crate::config) use self::telemetry::{Audit, Log, Tracing, Webhook, Webhooks};
+
+/// Strings, each with its place.
+pub(in crate::config) type Texts = Vec<Entry<String>>;
+/// Strings by name, each with its place.
+pub(in crate::config) type TextsByName = BTreeMap<Spanned<String>, Entry<String>>;
+/// Secrets by name, each with its place.
+pub(in crate::config) type SecretsByName = BTreeMap<Spanned<String>, Entry<SecretSource>>;
+
+tables! {
+    /// The whole file.
+    plain File {
+        server: Server,
+        health: Health,
+        admin: Admin,
+        credentials: Credentials,
+        routes: Routes,
+        log: Log,
+        audit: Audit,
+        webhooks: Webhooks,
+        tracing: Tracing,
+    }
+}
+
+/// A list of tables; a single table is reported, and read as the only one of its list.
+fn list_of_tables<T: Table + Value>(
+    value: &Written<'_>,
+    path: &str,
+    reader: &mut Reader<'_>,
+    help: &str,
+) -> Option<Vec<Entry<T>>> {
+    if let Some(list) = reader.list(value, path) {
+        return Some(list);
+    }
+    reader
+        .problems
+        .push(Problem::error(value.span(), format!("`{path}` must be a list of tables")).help(help));
+    let table = value.get_ref().as_table()?;
+    let only = T::from_table(table, &format!("{path}[0]"), reader);
+    Some(vec![Some(Spanned::new(value.span(), only))])
+}
