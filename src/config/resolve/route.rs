@@ -28,7 +28,7 @@ const UPSTREAM_HELP: &str = "write the address of the API, such as \"https://api
 type Scope = (Option<String>, String);
 
 /// What tells a route from the others.
-struct Named {
+struct OwnName {
     name: String,
     host: Option<String>,
     path: String,
@@ -85,8 +85,8 @@ impl Resolver<'_> {
             }
             let scope = host.zip(path.clone());
             let name = self.route_name(&route.name, index + 1, &place, scope.as_ref(), &mut taken);
-            let named = name.zip(scope).map(|(name, (host, path))| Named { name, host, path });
-            usable.extend(self.route(&place, route, path.as_deref(), named, (names, credentials)));
+            let own = name.zip(scope).map(|(name, (host, path))| OwnName { name, host, path });
+            usable.extend(self.route(&place, route, path.as_deref(), own, (names, credentials)));
         }
         let is_unused = |name: &String| are_names_known && !used.contains(name);
         for (name, place) in names.into_iter().flatten().filter(|(name, _)| is_unused(name)) {
@@ -142,7 +142,7 @@ impl Resolver<'_> {
         owner: &Range<usize>,
         mut route: schema::Route,
         prefix: Option<&str>,
-        named: Option<Named>,
+        own: Option<OwnName>,
         (names, credentials): (Option<&Names>, &[Arc<Credential>]),
     ) -> Option<Route> {
         let upstream = self.required(owner, "upstream", &route.upstream, UPSTREAM_HELP);
@@ -200,9 +200,9 @@ impl Resolver<'_> {
             body_timeout: route.body_timeout.usable().map(|time| time.get_ref().0),
             body_rate: route.body_rate.usable().map(|rate| rate.get_ref().0),
             protection,
-            host: named.as_ref()?.host.clone(),
-            path: named.as_ref()?.path.clone(),
-            name: named?.name,
+            host: own.as_ref()?.host.clone(),
+            path: own.as_ref()?.path.clone(),
+            name: own?.name,
             upstream: Upstream {
                 destination: upstream?,
                 roots,
