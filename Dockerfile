@@ -51,7 +51,7 @@ ARG VERSION
 ARG BEARERD_COMMIT
 ARG CREATED
 LABEL org.opencontainers.image.title="bearerd" \
-    org.opencontainers.image.description="An authenticating reverse proxy: adds OAuth 2.0 bearer tokens to requests of applications that do not implement OAuth" \
+    org.opencontainers.image.description="Authenticating reverse proxy that adds OAuth 2.0 bearer tokens to requests" \
     org.opencontainers.image.licenses="MIT OR Apache-2.0" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${BEARERD_COMMIT}" \

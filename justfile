@@ -45,13 +45,23 @@ load *cases="slow idle memory cold drain restart hangups": build
 soak minutes="10": build
     cargo test --locked --quiet --test load -- target/release/bearerd soak={{minutes}}
 
-# Build the release; `--version` and the metrics name the commit.
+# Build the release; `--version` and the metrics name the commit. With cargo-auditable, the binary lists its crates.
 build:
-    BEARERD_COMMIT="${BEARERD_COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || true)}" cargo build --release --locked
+    BEARERD_COMMIT="${BEARERD_COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || true)}" \
+        cargo $(command -v cargo-auditable >/dev/null && echo auditable) build --release --locked
 
 # Make the fastest build, guided by a profile of a run under load (needs llvm-profdata; prints how to get it).
 profiled:
     benches/profiled
+
+# Make a release in target/dist (archive, Debian package, list of components, checksums): of the profiled build, or of a binary.
+dist *binary:
+    deploy/dist {{binary}}
+
+# Build the container image.
+image tag="bearerd":
+    docker build --tag {{tag}} --build-arg BEARERD_COMMIT="$(git rev-parse --short=12 HEAD)" \
+        --build-arg VERSION="$(cargo pkgid --locked | sed 's/.*[#@]//')" --build-arg CREATED="$(git log -1 --format=%cI)" .
 
 # Compare with nginx, HAProxy and Envoy in one run: an overview, or the given cases (prints what it needs).
 bench *arguments: build
