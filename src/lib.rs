@@ -16,6 +16,7 @@
 //! - [`blocking`] runs work that may block for ever, and waits for it within a bound.
 //! - [`shared_request`] merges requests that many make at once.
 //! - [`telemetry`] writes the log and the audit trail.
+//! - [`documentation`] has the addresses of the documentation that texts name.
 //! - [`causes`] lists the causes of an error.
 //! - [`peer_text`] makes a peer's text fit for the log.
 //! - [`admin`] serves health checks and the operator's API at an address of its own.
@@ -40,6 +41,7 @@ pub mod blocking;
 pub mod causes;
 pub mod clock;
 pub mod config;
+pub mod documentation;
 pub mod http;
 pub mod network;
 pub mod peer_text;

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::documentation;
 use crate::telemetry::event::{milliseconds, timestamp};
 use crate::telemetry::history::{LastError, RecentEvent, Record};
 use crate::token::{CredentialStatus, Operator, TokenSource};
@@ -89,6 +90,8 @@ pub struct Credential {
     pub needs_person: bool,
     /// What a person can do.
     pub help: Option<String>,
+    /// The address of the documentation of the reason.
+    pub documentation: Option<String>,
     /// The generation of the latest token; 0 before the first.
     pub generation: u64,
     /// The fingerprint of the latest token.
@@ -308,6 +311,7 @@ impl Credential {
             events: recent(record),
             tenant: status.tenant,
             help: status.help,
+            documentation: status.reason.map(documentation::of_code),
             scopes: status.scopes,
         }
     }

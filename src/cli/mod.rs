@@ -80,6 +80,19 @@ enum Command {
     Man(man::Pages),
 }
 
+/// Whether these are arguments of `bearerd`, the first of which is its own name; the documentation is tested with it.
+///
+/// # Errors
+///
+/// Why they are not, in the words of the command line.
+pub fn understand(arguments: &[String]) -> Result<(), String> {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
+    match Arguments::try_parse_from(arguments) {
+        Err(error) if !matches!(error.kind(), DisplayHelp | DisplayVersion) => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
 /// Parses the command line and runs the command.
 pub async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -94,6 +107,7 @@ pub async fn main() -> ExitCode {
     if let Err(error) = memory::keep_private() {
         output::error_line(format_args!("bearerd: core dumps cannot be disabled: {error}"));
     }
+    let is_run = matches!(arguments.command, Command::Run(_));
     let code = match arguments.command {
         Command::Run(file) => run::run(file, &Environment::process()).await,
         Command::Check(check) => check::check(check, &Environment::process()).await,
@@ -110,5 +124,10 @@ pub async fn main() -> ExitCode {
         Command::Completions(shell) => completions::completions(&shell, Arguments::command()),
         Command::Man(pages) => man::man(&pages, Arguments::command()),
     };
-    ExitCode::from(output::exit_code(code))
+    let code = output::exit_code(code);
+    // The daemon's own standard error may be a log in JSON; `run` itself reports what comes before the log.
+    if !is_run && matches!(code, exit_code::UNAVAILABLE | exit_code::BAD_CONFIGURATION) {
+        output::see(code);
+    }
+    ExitCode::from(code)
 }

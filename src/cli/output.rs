@@ -14,6 +14,7 @@ use jiff::SignedDuration;
 use super::exit_code::{FAILED, OK};
 use crate::causes::in_one_line;
 use crate::config::Environment;
+use crate::documentation;
 
 /// Why text for standard output is lost, if so.
 static LOST: OnceLock<std::io::Error> = OnceLock::new();
@@ -59,6 +60,11 @@ pub fn failure(error: &(dyn Error + 'static), help: Option<&str>) {
     if let Some(help) = help {
         error_line(format_args!("  help: {help}"));
     }
+}
+
+/// Writes the address of the documentation of an exit code to standard error.
+pub(super) fn see(code: u8) {
+    error_line(format_args!("  see {}", documentation::of_exit_code(code)));
 }
 
 /// A duration in whole seconds, as text such as `1h 5m`.

@@ -8,6 +8,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use super::whole_seconds;
+use crate::documentation;
 
 /// A refusal as its client reads it.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ pub struct Problem {
     allow: Option<&'static str>,
 }
 
-/// RFC 9457 §3.1, with `code` as an extension (§3.2).
+/// RFC 9457 §3.1, with `code` as an extension (§3.2). The type is the address of the documentation of the code.
 #[derive(Serialize)]
 struct Members<'a> {
     #[serde(rename = "type")]
@@ -71,7 +72,7 @@ impl Problem {
     /// The response.
     pub fn response(&self) -> Response<Bytes> {
         let Self { status, code, title, detail, retry_after, allow } = self;
-        let kind = format!("urn:problem-type:bearerd:{code}");
+        let kind = documentation::of_code(code);
         let members = Members { kind, title, status: status.as_u16(), detail, code };
         let mut response = json(*status, "application/problem+json", &members);
         if let Some(wait) = *retry_after {
@@ -110,8 +111,8 @@ mod tests {
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(
             response.body(),
-            "{\"type\":\"urn:problem-type:bearerd:overloaded\",\"title\":\"Overloaded\",\"status\":503,\
-             \"detail\":\"Try again.\",\"code\":\"overloaded\"}\n"
+            "{\"type\":\"https://github.com/bearerd/bearerd/blob/main/docs/operate/troubleshooting.md#overloaded\",\
+             \"title\":\"Overloaded\",\"status\":503,\"detail\":\"Try again.\",\"code\":\"overloaded\"}\n"
         );
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         assert_eq!(response.headers()["cache-control"], "no-store");

@@ -18,6 +18,7 @@ mod access_log;
 mod admin_address;
 mod api_discovery;
 mod audit;
+mod book;
 mod callers;
 mod certificate_files;
 mod check_state;

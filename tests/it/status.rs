@@ -86,7 +86,7 @@ async fn status_has_every_member_of_the_contract() {
                certificates shared audit webhooks";
     assert_eq!(keys(&status), names(top));
     assert_eq!(keys(&status["configuration"]), names("file loaded_at last_reload"));
-    let credential = "name provider grant tenant state reason since needs_person help generation fingerprint issued_at \
+    let credential = "name provider grant tenant state reason since needs_person help documentation generation fingerprint issued_at \
                       expires_at next_refresh_at next_attempt_at not_before scopes rotations max_rotations \
                       refresh_token_expires_at durable token_requests success_rate average_latency_ms last_latency_ms \
                       quota_remaining waiters last_error events";

@@ -8,6 +8,7 @@ use super::report::{Report, escaped};
 use crate::cli::output;
 use crate::config;
 use crate::config::{Destination, Forwarded as Tells};
+use crate::documentation;
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::rules::Ruling;
 use crate::proxy::service::preview::{Forwarded, Outcome};
@@ -74,6 +75,7 @@ impl Report<'_> {
             Outcome::Refused(error) => {
                 lines.stage("result", format_args!("refused: {} {}", error.status().as_u16(), error.code()));
                 lines.more(error.detail());
+                lines.more(documentation::of_code(error.code()));
             }
         }
         lines.0

@@ -18,6 +18,7 @@ use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config::Environment;
 use crate::config::source::file;
+use crate::documentation;
 use crate::lifecycle::{OtherSignal, StopSignals};
 use crate::reload;
 use crate::systemd::service::{ServiceManager, keep_alive};
@@ -27,6 +28,12 @@ use crate::telemetry::event::Name;
 use crate::telemetry::log::Writing;
 use crate::telemetry::{files, log};
 
+/// Returns the exit code after a failure before the log was open.
+fn refused(code: u8) -> u8 {
+    output::see(code);
+    code
+}
+
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     // First: before that a signal ends the process at once, or has no effect on the first process of a container.
     let signals = StopSignals::new();
@@ -35,20 +42,20 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     let mut manager = ServiceManager::of(environment);
     let path = match config_file::find(file, environment) {
         Ok(path) => path,
-        Err(code) => return code,
+        Err(code) => return refused(code),
     };
     let read = file::read(&path);
     let is_file = read.as_ref().is_ok_and(|content| content.is_file);
     let used = watch::digest_of(&read).filter(|_| is_file);
     let checked = match config_file::check(&path, read, environment) {
         Ok(checked) => checked,
-        Err(code) => return code,
+        Err(code) => return refused(code),
     };
     let log = match log::start(&checked.config.log, environment) {
         Ok(log) => log,
         Err(error) => {
             output::error_line(format_args!("bearerd: the log cannot be written (`log.output`): {error}"));
-            return FAILED;
+            return refused(FAILED);
         }
     };
     log_warnings(&checked.warnings);
@@ -71,8 +78,10 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         Err(error) => {
             let text = in_one_line(&error);
             manager.status(&format!("not started: {text}"));
-            error!(error = text, help = error.help(), "not started");
-            return if error.is_of_the_configuration() { BAD_CONFIGURATION } else { FAILED };
+            let code = if error.is_of_the_configuration() { BAD_CONFIGURATION } else { FAILED };
+            let documentation = documentation::of_exit_code(code);
+            error!(error = text, help = error.help(), documentation, "not started");
+            return code;
         }
     };
     daemon.configured_by(&path);

@@ -114,11 +114,14 @@ impl Report {
         };
         let help = credential.help.as_deref().unwrap_or_default();
         let help: String = help.chars().filter(|c| !c.is_control()).collect();
-        let to_do = match (help.is_empty(), credential.needs_person) {
+        let mut to_do = match (help.is_empty(), credential.needs_person) {
             (true, _) => "-".to_owned(),
             (false, false) => help,
             (false, true) => format!("needs a person: {help}"),
         };
+        if let Some(address) = &credential.documentation {
+            let _ = write!(to_do, " ({})", printable(address));
+        }
         let reason = credential.reason.as_deref().unwrap_or("-").to_owned();
         [printable(&credential.name), credential.state.clone(), reason, left, next, to_do]
     }

@@ -462,7 +462,7 @@ mod tests {
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
             assert_eq!(response.status(), status, "{error:?}");
             assert_eq!((body["code"].as_str(), body["status"].as_u64()), (Some(code), Some(status.into())));
-            assert_eq!(body["type"], format!("urn:problem-type:bearerd:{code}"));
+            assert_eq!(body["type"], crate::documentation::of_code(code));
             assert!(body["title"].is_string() && body["detail"].as_str().unwrap().ends_with('.'), "{body}");
             assert_eq!(response.headers()["content-type"], "application/problem+json");
             assert_eq!(response.headers()["connection"], "close");

@@ -1,0 +1,8 @@
+//! The documentation holds what it says: links, commands, configurations, codes and messages.
+
+mod commands;
+mod configurations;
+mod layout;
+mod markdown;
+mod messages;
+mod reference;
