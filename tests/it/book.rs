@@ -3,6 +3,7 @@
 mod commands;
 mod configurations;
 mod layout;
-mod markdown;
+pub(crate) mod markdown;
 mod messages;
 mod reference;
+mod security;

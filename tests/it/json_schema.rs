@@ -1,18 +1,15 @@
 //! `bearerd schema` and the committed `proxy.schema.json`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use bearerd::config::source::json_schema::schema;
 use bearerd::config::source::section::Section;
 use serde_json::Value;
 
+use crate::book::markdown::{Page, guides, root};
 use crate::harness::BEARERD;
 use crate::shipped::{recipes, shipped, uncommented};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// Refresh the file with `cargo run -- schema > proxy.schema.json`.
 #[test]
@@ -150,22 +147,11 @@ fn mistakes_of(text: &str) -> Vec<String> {
 
 /// The blocks of TOML in the documentation, with their file.
 fn blocks() -> Vec<(PathBuf, String)> {
-    let mut files = vec![root().join("README.md")];
-    let mut folders = vec![root().join("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { &mut folders } else { &mut files }.push(path);
-        }
-    }
-    let mut blocks = Vec::new();
-    for path in files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
-        let text = std::fs::read_to_string(&path).unwrap();
-        for block in text.split("```toml\n").skip(1) {
-            blocks.push((path.clone(), block.split("```").next().unwrap().to_owned()));
-        }
-    }
-    blocks
+    let of_page = |page: Page| {
+        let blocks = page.blocks().into_iter().filter(|block| block.is("toml"));
+        blocks.map(move |block| (page.path.clone(), block.text)).collect::<Vec<_>>()
+    };
+    guides().into_iter().flat_map(of_page).collect()
 }
 
 #[test]

@@ -73,6 +73,12 @@ fn no_test_has_a_name_of_more_than_80_characters() {
     }
 }
 
+/// The names of all tests below a folder.
+pub(crate) fn test_names_in(folder: &str) -> Vec<String> {
+    let names = |text: &String| test_names(text).map(str::to_owned).collect::<Vec<_>>();
+    sources(folder).iter().flat_map(|(_, text)| names(text)).collect()
+}
+
 /// The names of the functions with a test attribute.
 fn test_names(text: &str) -> impl Iterator<Item = &str> {
     let attributes = ["#[test]\n", "#[tokio::test]\n", "#[tokio::test("];

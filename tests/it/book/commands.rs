@@ -46,13 +46,18 @@ fn is_bearerd(word: &str) -> bool {
 /// The arguments of `bearerd` in a command line, its own name first.
 fn invocation(line: &str) -> Option<Vec<String>> {
     let words = words(line.trim_start_matches('('));
-    let is_setting = |word: &String| word == "sudo" || word.split_once('=').is_some_and(|(name, _)| !name.contains('-'));
+    let is_setting =
+        |word: &String| word == "sudo" || word.split_once('=').is_some_and(|(name, _)| !name.contains('-'));
     let own: Vec<String> = words.into_iter().skip_while(is_setting).collect();
     let first = own.first()?;
     let start = if is_bearerd(first) {
         0
     } else if CONTAINERS.contains(&first.as_str()) {
         let last = own.iter().rposition(|word| word == "bearerd")?;
+        // The value of an option, such as a namespace.
+        if own[last - 1] != "--" && own[last - 1].starts_with('-') {
+            return None;
+        }
         // The name of an image or a container is no command.
         own.get(last + 1).filter(|next| next.chars().all(|c| c.is_ascii_lowercase()))?;
         last
@@ -128,7 +133,8 @@ fn unknown_commands(page: &Page) -> Vec<String> {
 fn every_command_of_the_documentation_exists_with_its_options() {
     let unknown: Vec<String> = guides().iter().flat_map(unknown_commands).collect();
     assert!(unknown.is_empty(), "{}", unknown.join("\n"));
-    let seen = guides().iter().flat_map(command_lines).filter(|(_, line, _)| invocation(line).is_some()).count();
+    let seen =
+        guides().iter().flat_map(command_lines).filter(|(_, line, _)| invocation(line).is_some()).count();
     assert!(seen > 80, "{seen} commands");
 }
 
@@ -143,8 +149,12 @@ fn a_command_that_does_not_exist_is_found() {
     ] {
         assert_eq!(unknown_commands(&Page::new("x.md", text)).len(), 1, "{text}");
     }
-    for text in ["`bearerd login`", "    docker build -t bearerd .", "    (umask 077; bearerd nothing)", "`bearerd COMMAND -h`"]
-    {
+    for text in [
+        "`bearerd login`",
+        "    docker build -t bearerd .",
+        "    (umask 077; bearerd nothing)",
+        "`bearerd COMMAND -h`",
+    ] {
         assert_eq!(unknown_commands(&Page::new("x.md", text)), [""; 0], "{text}");
     }
 }
@@ -174,7 +184,9 @@ fn steps(block: &Block) -> Vec<Step> {
 fn is_as_shown(shown: &[String], text: &[&str]) -> bool {
     match shown {
         [] => text.is_empty(),
-        [first, rest @ ..] if first == "…" => (0..=text.len()).any(|skipped| is_as_shown(rest, &text[skipped..])),
+        [first, rest @ ..] if first == "…" => {
+            (0..=text.len()).any(|skipped| is_as_shown(rest, &text[skipped..]))
+        }
         [first, rest @ ..] => {
             text.first().is_some_and(|line| is_line_as_shown(first, line)) && is_as_shown(rest, &text[1..])
         }
@@ -222,9 +234,9 @@ impl Drop for Walk {
 impl Walk {
     fn new() -> Self {
         // Not of the ports that the system gives to the connections of other tests.
-        let mut free = (0..9000).map(|step| 20_000 + (std::process::id() + step * 7) % 9000).filter(|port| {
-            TcpListener::bind(("127.0.0.1", u16::try_from(*port).unwrap())).is_ok()
-        });
+        let mut free = (0..9000)
+            .map(|step| 20_000 + (std::process::id() + step * 7) % 9000)
+            .filter(|port| TcpListener::bind(("127.0.0.1", u16::try_from(*port).unwrap())).is_ok());
         let ports = ["8443", "8080", "9090"].map(|port| (port, free.next().unwrap().to_string()));
         Self { ports, processes: Vec::new() }
     }
@@ -261,14 +273,17 @@ impl Session {
     fn take(&mut self, step: &Step) -> Option<String> {
         let output = step.output.iter().map(|line| self.here(line)).collect();
         let step = &Step { line: step.line, command: self.here(&step.command), output };
-        if self.walk.is_some() && let Some(command) = step.command.strip_suffix(" &") {
+        if self.walk.is_some()
+            && let Some(command) = step.command.strip_suffix(" &")
+        {
             self.spawn(command);
             return None;
         }
         if let Some(setting) = step.command.strip_prefix("export ") {
             let (name, value) = setting.split_once('=').unwrap();
             let value = words(value).join(" ");
-            self.environment.insert(name.to_owned(), if value == "…" { "a-secret".to_owned() } else { value });
+            self.environment
+                .insert(name.to_owned(), if value == "…" { "a-secret".to_owned() } else { value });
             return None;
         }
         let text = if step.command == "echo $?" {
@@ -375,7 +390,8 @@ fn without_times(line: &str) -> String {
 #[test]
 fn the_demo_prints_what_the_readme_shows() {
     let readme = Page::named("README.md");
-    let shown = readme.blocks().into_iter().find(|block| block.above.contains("output of: bearerd demo --once"));
+    let shown =
+        readme.blocks().into_iter().find(|block| block.above.contains("output of: bearerd demo --once"));
     let shown = shown.expect("a block with the output of the demo");
     let output = Command::new(env!("CARGO_BIN_EXE_bearerd")).args(["demo", "--once"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");

@@ -1,6 +1,5 @@
 //! Every block of TOML in the documentation is a configuration, or a marked part of one.
 
-
 use bearerd::config::{Environment, parse};
 use toml::{Table, Value};
 
@@ -128,7 +127,8 @@ fn complete(credential: &mut Table) {
         credential.insert("token_url".to_owned(), string("https://login.example.com/token"));
     }
     credential.entry("client_id").or_insert_with(|| string("4711"));
-    let needs_no_secret = ["private_key_jwt", "tls_client_auth", "none"].contains(&text(credential, "client_auth").as_str());
+    let needs_no_secret =
+        ["private_key_jwt", "tls_client_auth", "none"].contains(&text(credential, "client_auth").as_str());
     if !needs_no_secret && text(credential, "grant") != "jwt_bearer" {
         credential.entry("client_secret").or_insert_with(|| string(KEY));
     }
@@ -155,7 +155,10 @@ fn mistakes(page: &Page) -> Vec<String> {
 /// Blocks marked `toml fragment` lack what `bearerd check` requires, and those marked `toml credential` the section too.
 #[test]
 fn every_block_of_toml_is_a_valid_configuration() {
-    let blocks = guides().iter().map(|page| page.blocks().iter().filter(|block| block.is("toml")).count()).sum::<usize>();
+    let blocks = guides()
+        .iter()
+        .map(|page| page.blocks().iter().filter(|block| block.is("toml")).count())
+        .sum::<usize>();
     assert!(blocks > 15, "{blocks}");
     let mistakes: Vec<String> = guides().iter().flat_map(mistakes).collect();
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));

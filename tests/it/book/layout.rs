@@ -96,8 +96,10 @@ fn too_long(page: &Page) -> Vec<String> {
 /// The places where more than the allowed number of lines have no heading.
 fn without_headings(page: &Page) -> Vec<String> {
     let end = page.text.lines().count() + 1;
-    let starts: Vec<usize> =
-        std::iter::once(1).chain(headings(&page.text).into_iter().map(|(line, ..)| line)).chain([end]).collect();
+    let starts: Vec<usize> = std::iter::once(1)
+        .chain(headings(&page.text).into_iter().map(|(line, ..)| line))
+        .chain([end])
+        .collect();
     let gaps = starts.windows(2).filter(|pair| pair[1] - pair[0] > LONGEST_SECTION);
     gaps.map(|pair| format!("{}:{}: {} lines", page.path.display(), pair[0], pair[1] - pair[0])).collect()
 }

@@ -193,10 +193,7 @@ fn headings_links_and_blocks_are_found_and_those_in_code_are_not() {
     let text = "# A `code` name\n\n[x](a.md#b) `[no](c)` ![p](d.svg)\n\n```toml fragment\n# no heading\n[x](e)\n```\n\n\
                 ## A code name\n- item:\n\n  ```sh\n  two\n  ```\n";
 
-    assert_eq!(
-        headings(text),
-        [(1, 1, "A `code` name".to_owned()), (10, 2, "A code name".to_owned())]
-    );
+    assert_eq!(headings(text), [(1, 1, "A `code` name".to_owned()), (10, 2, "A code name".to_owned())]);
     assert_eq!(anchors(text), ["a-code-name", "a-code-name-1"].map(str::to_owned).into());
     assert_eq!(links(text), [(3, "a.md#b".to_owned()), (3, "d.svg".to_owned())]);
     let blocks = blocks(text);

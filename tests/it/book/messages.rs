@@ -117,7 +117,10 @@ fn every_code_has_a_heading_in_troubleshooting_and_back() {
 
     let anchors = anchors(&page.text);
     for code in codes {
-        let (_, anchor) = of_code(&code).split_once('#').map(|(file, anchor)| (file.to_owned(), anchor.to_owned())).unwrap();
+        let (_, anchor) = of_code(&code)
+            .split_once('#')
+            .map(|(file, anchor)| (file.to_owned(), anchor.to_owned()))
+            .unwrap();
         assert!(of_code(&code).contains(TROUBLESHOOTING), "{code}");
         assert!(anchors.contains(&anchor), "{anchor}");
     }
@@ -126,7 +129,8 @@ fn every_code_has_a_heading_in_troubleshooting_and_back() {
 #[test]
 fn every_exit_code_has_a_heading_and_back() {
     let source = include_str!("../../../src/cli/exit_code.rs");
-    let codes = source.lines().filter_map(|line| line.strip_suffix(';')?.rsplit_once("u8 = ")?.1.parse::<u8>().ok());
+    let codes =
+        source.lines().filter_map(|line| line.strip_suffix(';')?.rsplit_once("u8 = ")?.1.parse::<u8>().ok());
     let codes: BTreeSet<String> = codes.map(|code| format!("Exit code {code}")).collect();
     assert!(codes.contains("Exit code 78"), "{codes:?}");
 

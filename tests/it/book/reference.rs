@@ -58,7 +58,8 @@ fn keys(page: &mut String, path: &str, keys: &Map<String, Value>) {
     for (key, value) in keys {
         let path = format!("{path}.{key}");
         write!(page, "\n### `{path}`\n").unwrap();
-        let default = value.get("default").map_or("none".to_owned(), |default| format!("`{}`", toml_of(default)));
+        let default =
+            value.get("default").map_or("none".to_owned(), |default| format!("`{}`", toml_of(default)));
         let since = LATER.iter().find(|(later, _)| *later == path).map_or(FIRST, |(_, version)| version);
         write!(page, "\n{}; default: {default}; since {since}.\n", kind(value)).unwrap();
         describe(page, value);
