@@ -24,7 +24,6 @@ fn words(line: &str) -> Vec<String> {
     for c in line.chars() {
         match (quote, c) {
             (Some(end), c) if c == end => quote = None,
-            (Some(_), c) => word.get_or_insert_default().push(c),
             (None, '\'' | '"') => {
                 word.get_or_insert_default();
                 quote = Some(c);
@@ -32,7 +31,7 @@ fn words(line: &str) -> Vec<String> {
             (None, ' ') => words.extend(word.take()),
             (None, '|' | '>' | '<' | ';' | '&' | ')') => break,
             (None, '#') if word.is_none() => break,
-            (None, c) => word.get_or_insert_default().push(c),
+            (_, c) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);
