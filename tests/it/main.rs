@@ -33,6 +33,7 @@ mod explain;
 mod faults;
 mod forget;
 mod framing;
+mod golden;
 mod grants;
 mod header_case;
 mod health;
