@@ -158,7 +158,7 @@ fn states(folder: &Path) -> Vec<(String, State)> {
             // Otherwise an upgrade would discard a valid token.
             assert_eq!(state.identity, Some(credential.token_identity()), "{}", credential.name);
         }
-        (credential.name.to_string(), state)
+        (credential.name.clone(), state)
     };
     checked.config.credentials.iter().map(|credential| of(credential)).collect()
 }

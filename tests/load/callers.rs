@@ -97,9 +97,18 @@ pub(crate) async fn certificate(world: &World) -> io::Result<Vec<u8>> {
 
 impl Connection {
     pub(crate) async fn open(world: &World, version: Version) -> io::Result<Self> {
-        let io = TokioIo::new(connect(world, version, false).await?);
         let authority = format!("localhost:{}", world.address.port());
         let scheme = if world.tls.is_some() { "https" } else { "http" };
+        Self::over(connect(world, version, false).await?, version, authority, scheme).await
+    }
+
+    pub(crate) async fn over(
+        socket: Box<dyn Socket>,
+        version: Version,
+        authority: String,
+        scheme: &'static str,
+    ) -> io::Result<Self> {
+        let io = TokioIo::new(socket);
         let (sender, task) = match version {
             Version::Http1 => {
                 let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;

@@ -21,6 +21,7 @@ mod report;
 mod restart;
 mod slow;
 mod soak;
+mod upgrade;
 mod world;
 
 use std::path::PathBuf;
@@ -31,7 +32,8 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use report::Report;
 
-const USAGE: &str = "usage: load PATH_OF_BEARERD slow|idle|memory|cold|drain|restart|hangups|soak[=MINUTES]…";
+const USAGE: &str =
+    "usage: load PATH_OF_BEARERD slow|idle|memory|cold|drain|restart|upgrade|hangups|soak[=MINUTES]…";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
                 ("cold", _) => cold::run(&bearerd, &mut report).await,
                 ("drain", _) => drain::run(&bearerd, &mut report).await,
                 ("restart", _) => restart::run(&bearerd, &mut report).await,
+                ("upgrade", _) => upgrade::run(&bearerd, &mut report).await,
                 ("hangups", _) => soak::hangups::run(&bearerd, &mut report).await,
                 ("soak", minutes) => {
                     let minutes: f64 = minutes.parse().expect(USAGE);

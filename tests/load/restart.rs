@@ -1,4 +1,5 @@
-//! Restarts under load with a socket that systemd would hold: no connection is refused, and no request fails.
+//! Upgrades under load with a socket that systemd would hold: another binary takes the place of the running one, and a restart
+//! refuses no connection and fails no request.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -29,7 +30,10 @@ struct Tally {
 
 pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut world = World::start(bearerd, Setup { socket: Some(socket), ..Setup::default() }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let installed = folder.path().join("bearerd");
+    install(bearerd, &installed);
+    let mut world = World::start(&installed, Setup { socket: Some(socket), ..Setup::default() }).await;
     let (address, tally) = (world.address, Rc::new(Tally::default()));
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| tokio::task::spawn_local(ask_again_and_again(address, Rc::clone(&tally))))
@@ -37,6 +41,7 @@ pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
     let mut codes = Vec::new();
     for _ in 0..RESTARTS {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        install(bearerd, &installed);
         codes.push(world.restart().await);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -46,7 +51,7 @@ pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
     }
     report.note(&format!("{} answered", tally.answered.get()));
     report.none(
-        &format!("{RESTARTS} restarts with {CALLERS} callers, a connection for each request: none refused, none fails"),
+        &format!("{RESTARTS} upgrades with {CALLERS} callers, a connection for each request: none refused, none fails"),
         &tally.failed.borrow(),
     );
     report.check(
@@ -61,6 +66,13 @@ pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
         &format!("{longest:.1?} at most"),
     );
     world.finish(report).await;
+}
+
+/// Puts a copy in the place of the installed binary, as a package manager does.
+fn install(bearerd: &Path, installed: &Path) {
+    let next = installed.with_extension("next");
+    std::fs::copy(bearerd, &next).unwrap();
+    std::fs::rename(&next, installed).unwrap();
 }
 
 async fn ask_again_and_again(address: SocketAddr, tally: Rc<Tally>) {

@@ -1,0 +1,118 @@
+//! Upgrades under load: a rolling update as Kubernetes makes it, and one instance after the other behind `HAProxy`. No request
+//! fails. The upgrade through a socket of systemd is among the restarts.
+
+mod balancer;
+mod fleet;
+mod rollout;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, spawn_local};
+
+use crate::callers::{Connection, Version, new_id};
+use crate::report::Report;
+
+/// Callers that keep their connections, by version, and callers with a connection for each request.
+const HTTP1: usize = 12;
+const HTTP2: usize = 3;
+const CONNECTING: usize = 6;
+/// Callers whose answers take a while.
+const SLOW: usize = 6;
+const SLOW_PATH: &str = "/slow/1500";
+/// The longest pause of a caller between two requests, in milliseconds.
+const PAUSE: u64 = 200;
+
+pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
+    rollout::run(bearerd, report).await;
+    balancer::run(bearerd, report).await;
+}
+
+/// What leads callers to an instance: the address that the next connection goes to.
+type Way = Rc<dyn Fn() -> SocketAddr>;
+
+/// Callers that send requests until they are stopped.
+struct Load {
+    asking: Vec<JoinHandle<()>>,
+    tally: Rc<Tally>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    answered: Cell<usize>,
+    failed: RefCell<Vec<String>>,
+    longest: Cell<Duration>,
+    is_over: Cell<bool>,
+}
+
+impl Load {
+    fn start(way: &Way, versions: &[Version]) -> Self {
+        let tally = Rc::new(Tally::default());
+        let asking = |count: usize, version, path: &'static str, keeps: bool| {
+            let (way, tally) = (Rc::clone(way), Rc::clone(&tally));
+            (0..count)
+                .map(move |_| spawn_local(ask(Rc::clone(&way), Rc::clone(&tally), version, path, keeps)))
+        };
+        let mut all: Vec<_> = asking(HTTP1, Version::Http1, "/x", true).collect();
+        all.extend(asking(CONNECTING, Version::Http1, "/x", false));
+        all.extend(asking(SLOW, Version::Http1, SLOW_PATH, true));
+        if versions.contains(&Version::Http2) {
+            all.extend(asking(HTTP2, Version::Http2, "/x", true));
+        }
+        Self { asking: all, tally }
+    }
+
+    /// Lets the callers finish their requests, and reports.
+    async fn stop(self, what: &str, report: &mut Report) {
+        self.tally.is_over.set(true);
+        for asking in self.asking {
+            asking.await.unwrap();
+        }
+        report.note(&format!(
+            "{} answered, {:.1?} at most",
+            self.tally.answered.get(),
+            self.tally.longest.get()
+        ));
+        report.check("callers were answered", self.tally.answered.get() > 100, "");
+        report.none(what, &self.tally.failed.borrow());
+    }
+}
+
+async fn ask(way: Way, tally: Rc<Tally>, version: Version, path: &'static str, keeps: bool) {
+    while !tally.is_over.get() {
+        let address = way();
+        let mut connection = match connect(address, version).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                tally.failed.borrow_mut().push(format!("{address}: {error}"));
+                tokio::time::sleep(Duration::from_millis(PAUSE)).await;
+                continue;
+            }
+        };
+        while !tally.is_over.get() && connection.is_ready().await {
+            match connection.ask(&new_id(), path, None).await {
+                Ok(answer) if answer.status == 200 && answer.is_complete => {
+                    tally.answered.set(tally.answered.get() + 1);
+                    tally.longest.set(tally.longest.get().max(answer.took));
+                }
+                Ok(answer) => tally.failed.borrow_mut().push(format!("{address}: {answer:?}")),
+                Err(error) => tally.failed.borrow_mut().push(format!("{address}: {error:?}")),
+            }
+            if !keeps {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=PAUSE))).await;
+        }
+    }
+}
+
+async fn connect(address: SocketAddr, version: Version) -> io::Result<Connection> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Connection::over(Box::new(stream), version, format!("localhost:{}", address.port()), "http").await
+}
