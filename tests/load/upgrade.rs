@@ -34,10 +34,10 @@ pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
 }
 
 /// What leads callers to an instance: the address that the next connection goes to.
-type Way = Rc<dyn Fn() -> SocketAddr>;
+pub(crate) type Way = Rc<dyn Fn() -> SocketAddr>;
 
 /// Callers that send requests until they are stopped.
-struct Load {
+pub(crate) struct Load {
     asking: Vec<JoinHandle<()>>,
     tally: Rc<Tally>,
 }
@@ -51,7 +51,7 @@ struct Tally {
 }
 
 impl Load {
-    fn start(way: &Way, versions: &[Version]) -> Self {
+    pub(crate) fn start(way: &Way, versions: &[Version]) -> Self {
         let tally = Rc::new(Tally::default());
         let asking = |count: usize, version, path: &'static str, keeps: bool| {
             let (way, tally) = (Rc::clone(way), Rc::clone(&tally));
@@ -67,19 +67,16 @@ impl Load {
         Self { asking: all, tally }
     }
 
-    /// Lets the callers finish their requests, and reports.
-    async fn stop(self, what: &str, report: &mut Report) {
+    /// Lets the callers finish their requests, and reports. Returns the longest time of a request.
+    pub(crate) async fn stop(self, what: &str, report: &mut Report) -> Duration {
         self.tally.is_over.set(true);
         for asking in self.asking {
             asking.await.unwrap();
         }
-        report.note(&format!(
-            "{} answered, {:.1?} at most",
-            self.tally.answered.get(),
-            self.tally.longest.get()
-        ));
-        report.check("callers were answered", self.tally.answered.get() > 100, "");
+        let (answered, longest) = (self.tally.answered.get(), self.tally.longest.get());
+        report.check("callers were answered", answered > 100, &format!("{answered}, {longest:.1?} at most"));
         report.none(what, &self.tally.failed.borrow());
+        longest
     }
 }
 

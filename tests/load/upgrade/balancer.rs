@@ -38,7 +38,9 @@ pub(super) async fn run(bearerd: &Path, report: &mut Report) {
     let mut instances = [fleet.instance(Place::free()).await, fleet.instance(Place::free()).await];
 
     let entry = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut configuration = block("haproxy").replace("10.0.0.10:80", &entry.to_string());
+    // No retry of the balancer hides a refused connection.
+    let mut configuration = block("haproxy").replace("mode http\n", "mode http\n    retries 0\n");
+    configuration = configuration.replace("10.0.0.10:80", &entry.to_string());
     for (address, instance) in PLACES.into_iter().zip(&instances) {
         let Place { address: own, health } = instance.place;
         let written = format!("{address}:8080 port 9091");

@@ -109,7 +109,7 @@ impl Instance {
     /// has answered requests.
     pub(super) async fn end(&mut self, within: Duration) -> Option<(Option<i32>, bool)> {
         let status = tokio::time::timeout(within, self.process.ended()).await.ok()?;
-        let has_served = self.process.output().contains("\"status\":200");
+        let has_served = self.process.output().contains("\"message\":\"request\"");
         Some((status.code(), has_served))
     }
 }
