@@ -37,8 +37,8 @@ e2e: build
 artefacts *steps: build
     deploy/validate {{steps}}
 
-# Run the load tests: slow callers, thousands of connections, SIGTERM, SIGHUP and restarts (needs slowhttptest).
-load *cases="slow idle memory cold drain restart hangups": build
+# Run the load tests: slow callers, thousands of connections, SIGTERM, SIGHUP, restarts and upgrades (needs slowhttptest and haproxy).
+load *cases="slow idle memory cold drain restart upgrade hangups": build
     cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
 
 # Run the soak test: combined load for the given number of minutes.
