@@ -32,7 +32,7 @@ pub(super) async fn run(bearerd: &Path, report: &mut Report) {
         report.check("HAProxy is installed (apt-get install haproxy)", false, "");
         return;
     };
-    let server: Vec<_> = block("toml").lines().filter(|line| line.starts_with("drain")).collect();
+    let server: Vec<_> = block("toml fragment").lines().filter(|line| line.starts_with("drain")).collect();
     assert_eq!(server.len(), 2, "{server:?}");
     let mut fleet = Fleet::start(bearerd, server.join("\n")).await;
     let mut instances = [fleet.instance(Place::free()).await, fleet.instance(Place::free()).await];
