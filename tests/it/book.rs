@@ -2,6 +2,7 @@
 
 mod commands;
 mod configurations;
+mod fields;
 mod layout;
 pub(crate) mod markdown;
 mod messages;
