@@ -8,6 +8,16 @@ pub fn of_code(code: &str) -> String {
     format!("{FOLDER}/operate/troubleshooting.md#{code}")
 }
 
+/// The address of the book's front page.
+pub fn front_page() -> String {
+    format!("{FOLDER}/README.md")
+}
+
+/// The address of the section about warnings of `bearerd check`.
+pub fn of_warnings() -> String {
+    format!("{FOLDER}/operate/commands.md#warnings-about-values")
+}
+
 /// The address of the heading about an exit code.
 pub fn of_exit_code(code: u8) -> String {
     format!("{FOLDER}/operate/troubleshooting.md#exit-code-{code}")

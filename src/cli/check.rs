@@ -10,6 +10,7 @@ use crate::config;
 use crate::config::source::file;
 use crate::config::source::file::Content;
 use crate::config::{Diagnostics, Environment};
+use crate::documentation;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
@@ -38,6 +39,9 @@ pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
     };
     if !diagnostics.problems().is_empty() {
         output::error_line(diagnostics.render(output::may_colour(environment)).trim_end());
+        if outcome.is_ok() {
+            output::error_line(format_args!("  see {}", documentation::of_warnings()));
+        }
         output::error_line("");
     }
     let warnings = match diagnostics.warnings() {

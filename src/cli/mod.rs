@@ -29,11 +29,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::config_file::ConfigFile;
 use crate::config::Environment;
-use crate::{memory, version};
+use crate::{documentation, memory, version};
 
 /// Reverse proxy that adds OAuth 2.0 bearer tokens to requests of applications without OAuth support.
 #[derive(Debug, Parser)]
 #[command(name = "bearerd", version = version::text(), max_term_width = 100, propagate_version = true)]
+#[command(after_help = format!("Documentation: {}", documentation::front_page()))]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

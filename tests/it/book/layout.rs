@@ -150,3 +150,11 @@ fn the_front_page_links_every_page() {
         listed(&Page::named("docs/SUMMARY.md").text).difference(&linked).cloned().collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+/// The addresses that bearerd's own texts name, besides those of codes and exit codes.
+#[test]
+fn the_addresses_in_texts_resolve() {
+    let addresses = [bearerd::documentation::front_page(), bearerd::documentation::of_warnings()];
+    let links: Vec<String> = addresses.iter().map(|address| format!("[x]({address})")).collect();
+    assert_eq!(broken(&Page::new("docs/x.md", &links.join("\n"))), [""; 0]);
+}
