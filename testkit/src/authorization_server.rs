@@ -344,6 +344,12 @@ impl AuthorizationServer {
         self.memory().asked.clone()
     }
 
+    /// Issues a token that nobody requested.
+    #[cfg(test)]
+    pub(crate) fn issue(&self) -> String {
+        self.state.issue(3600)
+    }
+
     /// All tokens that were issued.
     pub fn issued(&self) -> Vec<String> {
         self.memory().issued.clone()
@@ -390,6 +396,18 @@ impl Introspection {
     /// How long ago a token was issued; zero if this server did not.
     pub fn age(&self, token: &str) -> Duration {
         self.0.memory().issued_at.get(token).map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// The place of a token in the order of their issue; `None` if this server did not issue the token.
+    pub fn number(&self, token: &str) -> Option<usize> {
+        self.0.memory().issued.iter().position(|issued| issued == token)
+    }
+
+    /// How long ago the token after this one was issued.
+    pub fn replaced_ago(&self, token: &str) -> Option<Duration> {
+        let next = self.number(token)? + 1;
+        let next = self.0.memory().issued.get(next).cloned()?;
+        Some(self.age(&next))
     }
 
     /// Whether this server issued a token, live or not.

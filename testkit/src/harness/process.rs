@@ -273,7 +273,12 @@ impl Process {
 
     /// Waits until the process has ended and all its output has been read.
     pub async fn ended(&mut self) -> ExitStatus {
-        let status = tokio::time::timeout(STEP_TIMEOUT, self.child.wait()).await;
+        self.ended_within(STEP_TIMEOUT).await
+    }
+
+    /// The same for a process that does more than one step before its end.
+    pub async fn ended_within(&mut self, time: Duration) -> ExitStatus {
+        let status = tokio::time::timeout(time, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("did not end:\n{}", self.output())).unwrap();
         for reader in self.readers.drain(..) {
             let _ = tokio::time::timeout(Duration::from_secs(5), reader).await;

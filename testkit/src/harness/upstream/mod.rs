@@ -159,10 +159,9 @@ impl Script for Scripted {
         match &self.records {
             Records::Requests(requests) => requests.lock().unwrap().push(seen(head)),
             Records::Attempts(attempts) => {
-                if let Err(violation) =
-                    attempts.begin(id(head), invariants::token(head), head.method.is_idempotent())
-                {
-                    self.violation(head, &format!("{violation} ({})", id(head)));
+                let (id, token) = (id(head), invariants::token(head));
+                if let Err(violation) = attempts.begin(id, token, tokens, head.method.is_idempotent()) {
+                    self.violation(head, &format!("{violation} ({id})"));
                 }
             }
         }
