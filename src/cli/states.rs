@@ -106,6 +106,7 @@ fn help_for_warning(warning: &Warning) -> &'static str {
     match warning {
         Warning::GroupMode(_) => "run chmod 600; the daemon's next write does the same",
         Warning::Discarded(_) => "nothing has to be done; `bearerd forget CREDENTIAL` removes the file now",
+        Warning::OtherFallback => "nothing has to be done: the fallback brings another one",
         Warning::Damaged(_) => {
             "where the grant is a refresh token, hand over a new one or run `bearerd login`; otherwise nothing is lost \
              but waits and tokens"

@@ -184,6 +184,11 @@ pub enum Warning {
         "the state is of another client or server (token_url or issuer, client_id, grant) and is discarded: {0}"
     )]
     Discarded(String),
+    /// The fallback grant that has brought the refresh token was for another principal than the configured one.
+    #[error(
+        "the fallback is for another principal than the one that brought the refresh token, which is dropped"
+    )]
+    OtherFallback,
     /// The state file is damaged. A daemon that starts moves the file aside.
     #[error("the state is damaged, and the daemon's start moves it aside")]
     Damaged(#[source] StateRefusal),

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use self::file::{ClearPart, FoundState, OpenError, Origin, State, StateFile};
+use self::file::{ClearPart, FoundState, OpenError, Origin, State, StateFile, Warning};
 use crate::backoff::Backoff;
 use crate::blocking::{Blocking, BlockingError};
 use crate::causes::in_one_line;
@@ -168,9 +168,13 @@ impl DurableState {
         Self { state, is_behind: self.is_on_disk, left, given_up, ..self }
     }
 
-    /// The state for another configuration of the same account ([`Credential::shares_state_with`]).
+    /// The state for another configuration of the same account ([`Credential::shares_state_with`]). Warns of a refresh token
+    /// that another fallback grant brought, and drops the token.
     #[must_use]
     pub fn belonging_to(self, credential: &Credential) -> Self {
+        if self.state.is_of_other_fallback(credential) {
+            warn!(credential = credential.name, warning = %Warning::OtherFallback, "refresh token dropped");
+        }
         Self { state: self.state.belonging_to(credential), ..self }
     }
 
@@ -414,7 +418,7 @@ mod tests {
     use futures_util::FutureExt;
     use secrecy::SecretString;
 
-    use super::file::{RefreshTokenHash, StateRefusal, Warning};
+    use super::file::{Inspection, RefreshTokenHash, StateRefusal};
     use super::*;
     use crate::config::fixture;
     use crate::token::access_token::{AccessToken, Generation};
@@ -513,11 +517,14 @@ mod tests {
         file.save(&kept).unwrap();
         drop(file);
 
-        let looked_at = DurableState::inspect(&other, clock).unwrap().unwrap().state;
+        let Inspection { state: looked_at, warnings, .. } =
+            DurableState::inspect(&other, clock).unwrap().unwrap();
         let opened = DurableState::open(&other, clock).unwrap().state().clone();
         let handed = DurableState::in_memory(clock).replaced(kept).belonging_to(&other).state().clone();
         let has = |state: &State| (state.access_token.is_some(), state.refresh_token.is_some());
         assert_eq!((has(&looked_at), has(&handed)), (has(&opened), has(&opened)));
+        let is_warned_of = warnings.iter().any(|warning| matches!(warning, Warning::OtherFallback));
+        assert_eq!(is_warned_of, opened.refresh_token.is_none());
         assert_eq!(opened.limiter.failures, 3, "what the server asked for is the account's");
         has(&opened)
     }

@@ -27,7 +27,7 @@ impl DurableState {
         let identity = identity_of(credential);
         let longest_wait = credential.retry_after_max.max(LATCH_MAX);
         let open = || StateFile::open(&place.path, identity, keys_of(place), longest_wait, clock);
-        let (mut file, found) = match open() {
+        let (mut file, mut found) = match open() {
             Err(OpenError::Refused(path, refusal))
                 if moves_damage_aside(credential, place) && refusal.is_damage() =>
             {
@@ -37,6 +37,9 @@ impl DurableState {
             opened => opened?,
         };
         let opened = file.number();
+        if found.state.as_ref().is_some_and(|state| state.is_of_other_fallback(credential)) {
+            found.warnings.push(Warning::OtherFallback);
+        }
         warn_of(&credential.name, &found);
         let state = found.state.unwrap_or_default().belonging_to(credential);
         if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
@@ -65,7 +68,10 @@ impl DurableState {
     pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
         let inspect = |place: &StatePlace| {
             let may = moves_damage_aside(credential, place);
-            let found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock, may)?;
+            let mut found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock, may)?;
+            if found.state.is_of_other_fallback(credential) {
+                found.warnings.push(Warning::OtherFallback);
+            }
             Ok(Inspection { state: found.state.belonging_to(credential), ..found })
         };
         credential.state.as_ref().map(inspect).transpose()

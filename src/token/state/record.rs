@@ -52,12 +52,17 @@ impl State {
         if self.identity != Some(credential.token_identity()) {
             self.access_token = None;
         }
-        if self.fallback.is_some() && self.fallback != credential.fallback_identity() {
+        if self.is_of_other_fallback(credential) {
             (self.refresh_token, self.lineage, self.fallback) = (None, None, None);
             self.refresh_token_end = None;
             self.rotations = 0;
         }
         self
+    }
+
+    /// Whether the refresh token was brought by a fallback grant for another principal than the configured one.
+    pub fn is_of_other_fallback(&self, credential: &Credential) -> bool {
+        self.fallback.is_some() && self.fallback != credential.fallback_identity()
     }
 
     /// Whether the state has a refresh token that the server has not refused.
