@@ -16,6 +16,7 @@ KIB = 1024
 #: The duration of a thousand TLS handshakes.
 WARM_UP_SECONDS = 2
 IDLE_SECONDS = 15
+COLD_CONNECTIONS = 250
 IDLE_CONNECTIONS = 1000
 ALL_PEERS = ("nginx", "haproxy", "envoy", "bearerd", "bearerd-h2")
 
@@ -258,6 +259,28 @@ def start(world, options):
     yield result
 
 
+def cold(world, options):
+    """Callers that come all at once to a proxy that was just started, for large responses."""
+    count = max(connections(options, (COLD_CONNECTIONS,)))
+    result = Result("cold", f"{count} connections at once, from the start, 1 MiB each")
+    with running(world, variants(*ALL_PEERS), options, result) as proxies:
+        rounds = {proxy.name: [] for proxy in proxies}
+        for _ in range(options.rounds):
+            for proxy in proxies:
+                machine.stop(proxy.process)
+                proxy.start()
+                proxy.await_answer(time.monotonic() + 20)
+                took = load.at_once(proxy, count, "/large", KIB * KIB)
+                if len(took) < count:
+                    result.failed[proxy.name] = f"{count - len(took)} of {count} requests"
+                cuts = statistics.quantiles(took, n=100)
+                rounds[proxy.name].append({"p50": cuts[49], "p99": cuts[98], "slowest": max(took)})
+    for name, figures in rounds.items():
+        result.proxies[name] = {key: statistics.median(one[key] for one in figures) for key in figures[0]}
+    result.ratios = ratios(result.proxies, ("p50", "p99", "slowest"))
+    yield result
+
+
 def stripped_size(world, binary):
     """The size of the shipped binary."""
     copy = world.folder / "stripped"
@@ -284,6 +307,7 @@ CASES = {
     "idle": (idle, False),
     "revoked": (revoked, False),
     "start": (start, True),
+    "cold": (cold, False),
 }
 
 

@@ -1,13 +1,17 @@
 """The callers: wrk over HTTP/1.1, h2load over HTTP/2, and idle connections."""
 
+import asyncio
 import dataclasses
 import json
 import re
 import statistics
 import subprocess
 import sys
+import time
 
 from . import machine
+
+KIB = 1024
 
 WRK = """
 wrk.method = "{method}"
@@ -71,6 +75,26 @@ class Load:
             "requests": len(answers), "rejected": len(answers) - len(good), "broken": 0, "rate": len(good) / seconds,
             "p50": cuts[499], "p99": cuts[989], "p999": cuts[998],
         }
+
+
+def at_once(proxy, count, path, size):
+    """Sends one request over each of these new connections, all at once. Returns the durations in ms of the good answers."""
+    async def one(begun):
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=KIB * KIB)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        received = 0
+        while piece := await reader.read(KIB * KIB):
+            received += len(piece)
+        writer.close()
+        is_good = head.startswith(b"HTTP/1.1 200") and received == size
+        return (time.monotonic() - begun) * 1e3 if is_good else None
+
+    async def all_of_them():
+        begun = time.monotonic()
+        return await asyncio.gather(*(one(begun) for _ in range(count)), return_exceptions=True)
+
+    return [took for took in asyncio.run(all_of_them()) if isinstance(took, float)]
 
 
 def idle(proxy, count):

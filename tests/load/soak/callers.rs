@@ -142,7 +142,7 @@ pub(crate) async fn leaving(soak: Rc<Soak>) {
             }
         } else if let Ok(mut socket) = connect(&soak.world, Version::Http1, false).await {
             let text = match way {
-                0 => head("/words", "")[..60].to_owned(),
+                0 => head("/words", "").trim_end().to_owned(),
                 1 => head("/echo", "content-length: 100000\r\n").replace("GET", "POST") + &"x".repeat(50_000),
                 2 => head("/slow/5000", ""),
                 _ => head(&format!("/big/{BIG}"), ""),
