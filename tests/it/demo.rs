@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use reqwest::{Certificate, Client, StatusCode};
 use rustix::process::Signal;
@@ -16,7 +17,7 @@ async fn every_step_of_the_demo_succeeds() {
     let environment = [("BEARERD_SERVER__LISTEN".to_owned(), "nonsense".to_owned())];
     let mut demo = spawn(&["demo", "--once"], &environment, folder.path());
 
-    assert_eq!(demo.ended().await.code(), Some(0), "{}", demo.output());
+    assert_eq!(demo.ended_within(Duration::from_mins(5)).await.code(), Some(0), "{}", demo.output());
 
     let output = demo.output();
     for step in 1..=5 {

@@ -413,12 +413,13 @@ async fn idle_and_unread_connections_stay_within_their_memory_bounds() {
     let asked = world.upstream.requests().len();
     let get = format!("GET /big/10000000 HTTP/1.1\r\nhost: {}\r\nx-test-id: big\r\n\r\n", world.address);
     let mut unread = Vec::new();
-    for _ in 0..100 {
+    for count in 1..=100 {
         let mut stream = TcpStream::connect(world.address).await.unwrap();
         stream.write_all(get.as_bytes()).await.unwrap();
         unread.push(stream);
+        // Each request needs a new connection to the API.
+        eventually("the request", async || world.upstream.requests().len() >= asked + count).await;
     }
-    eventually("all of them", async || world.upstream.requests().len() >= asked + 100).await;
     // Time in which the daemon could take much more.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let unread_too = world.process.resident_kib();

@@ -140,12 +140,14 @@ async fn an_answer_is_passed_on_as_it_comes() {
     let world = daemon().start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET /trickle/1000 HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
-    let started = Instant::now();
 
-    let first = caller.read_some().await;
+    // The whole answer takes 20 s. The head and the first piece may come apart, or with further pieces.
+    let mut received = String::new();
+    while !received.contains("piece 0\n") {
+        received += &caller.read_until("\n").await;
+    }
 
-    assert!(first.windows(7).any(|window| window == b"piece 0"), "{first:?}");
-    assert!(started.elapsed() < PROMPT, "was held back: {:?}", started.elapsed());
+    assert!(!received.contains("piece 999\n"), "was held back");
     drop(caller);
     world.finish().await;
 }
