@@ -21,6 +21,7 @@ const GROWTH_IN_SHORT: f64 = 3.0 * GROWTH;
 #[derive(Debug)]
 pub(crate) struct Samples {
     before: Option<usize>,
+    threads_before: u64,
     all: Vec<Sample>,
 }
 
@@ -37,6 +38,7 @@ impl Samples {
     pub(crate) async fn taken(soak: &Soak) -> Self {
         let before =
             soak.world.descriptors().map(|all| all.saturating_sub(soak.world.api.open_connections()));
+        let threads_before = soak.world.threads();
         let mut all = Vec::new();
         let mut due = Instant::now() + EVERY;
         while !soak.is_over() {
@@ -46,12 +48,17 @@ impl Samples {
                 (soak.began.elapsed(), soak.world.resident(), soak.world.descriptors());
             all.push(Sample { at, resident, descriptors, threads: soak.world.threads() });
         }
-        Self { before, all }
+        Self { before, threads_before, all }
     }
 
     /// The daemon's descriptors before the load, without its connections to the API.
     pub(crate) const fn descriptors_before(&self) -> Option<usize> {
         self.before
+    }
+
+    /// The daemon's threads before the load.
+    pub(crate) const fn threads_before(&self) -> u64 {
+        self.threads_before
     }
 
     pub(crate) fn judge(&self, report: &mut Report) {
@@ -88,9 +95,9 @@ impl Samples {
                 ),
             );
         }
+        // A thread looks up a name for each connection to an API that is made at this moment: their number says how busy the
+        // machine is. `callers::all_gone` checks that none is left.
         let threads = |samples: &[Sample]| median(&samples.iter().map(|one| one.threads).collect::<Vec<_>>());
-        let (before, after) = (threads(first), threads(second));
-        // The runtime's threads for names and files come and go.
-        report.check("threads are flat", after <= before + 4, &format!("{before}, then {after}"));
+        report.note(&format!("threads: {}, then {}", threads(first), threads(second)));
     }
 }
