@@ -63,6 +63,8 @@ pub(crate) async fn run(bearerd: &Path, time: Duration, report: &mut Report) {
     let setup = Setup {
         limits: "write_timeout = \"5s\"",
         credential: "quota = { requests = 120, per = \"60s\" }",
+        // The hundreds of handshakes of the capacity check take seconds on a loaded machine.
+        route: "connect_timeout = \"30s\"",
         has_tls: true,
         lifetime: LIFETIME,
         ..Setup::default()
