@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bearerd::config::{self, LinkField};
 use bearerd::proxy::limits::slots::Slots;
 use bearerd::proxy::message::links::through_proxy;
-use bearerd::proxy::route::guard::{Policy, vet};
+use bearerd::proxy::route::guard::{Policy, Present, vet};
 use bearerd::proxy::route::{Route, Table};
 use bearerd::proxy::upstream::connect::{Connect, Connecting};
 use bearerd::proxy::upstream::{Destination, Upstream};
@@ -107,7 +107,7 @@ pub fn run(input: &[u8]) {
     let Ok(request) = Request::builder().uri(target).header("host", host).body(()) else { return };
     let head = request.into_parts().0;
     let (policy, table) = WORLD.get_or_init(world);
-    let Ok(vetted) = vet(&head, policy) else { return };
+    let Ok(vetted) = vet(&head, Present::among(&head.headers), policy) else { return };
 
     let own = plain(vetted.path);
     let (host, path, in_front, is_stripped) = expected(vetted.host, &own);

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use bearerd::config::Pattern;
-use bearerd::proxy::route::guard::{Policy, vet};
+use bearerd::proxy::route::guard::{Policy, Present, vet};
 use bearerd::proxy::route::rules::{matches_as_written, matches_some_interpretation};
 use http::Request;
 
@@ -33,8 +33,13 @@ pub fn run(input: &[u8]) {
 
     let Ok(request) = Request::builder().uri(target).header("host", "localhost").body(()) else { return };
     let head = request.into_parts().0;
-    let Ok(vetted) = vet(&head, POLICY.get_or_init(|| policy(""))) else { return };
-    assert_eq!(vet(&head, POLICY.get_or_init(|| policy(""))).as_ref().ok(), Some(&vetted));
+    let Ok(vetted) = vet(&head, Present::among(&head.headers), POLICY.get_or_init(|| policy(""))) else {
+        return;
+    };
+    assert_eq!(
+        vet(&head, Present::among(&head.headers), POLICY.get_or_init(|| policy(""))).as_ref().ok(),
+        Some(&vetted)
+    );
     assert_eq!(vetted.path, head.uri.path());
 
     let deny = pattern.clone().without_slash_at_end();

@@ -1,8 +1,10 @@
 //! Header fields: the classes that the proxy handles itself, and the changes that a route makes to the rest.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING,
+    CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFERER,
+    SERVER, STRICT_TRANSPORT_SECURITY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VARY, VIA,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -20,6 +22,31 @@ pub struct Fields {
     pub set_if_absent: Vec<(HeaderName, HeaderValue)>,
     /// Set, replacing the caller's fields of that name.
     pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Whether a field of this name needs no check and is never removed, except by the rules of a route. Most fields of most
+/// heads are such: a look at the number of the name answers for them.
+pub fn is_ordinary(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        ACCEPT
+            | ACCEPT_ENCODING
+            | ACCEPT_LANGUAGE
+            | CACHE_CONTROL
+            | CONTENT_ENCODING
+            | CONTENT_TYPE
+            | DATE
+            | ETAG
+            | HOST
+            | IF_MODIFIED_SINCE
+            | IF_NONE_MATCH
+            | LAST_MODIFIED
+            | REFERER
+            | SERVER
+            | STRICT_TRANSPORT_SECURITY
+            | USER_AGENT
+            | VARY
+    )
 }
 
 /// Fields of one connection (RFC 9110 §7.6.1), with the historic `keep-alive` and `proxy-connection`.

@@ -2,7 +2,8 @@
 //!
 //! A response that waits for its upstream is given up after the route's `read_timeout`. Over HTTP/2, a response that
 //! waits for the client to open its stream's window is given up after `write_timeout`; over HTTP/1 the connection's
-//! socket shows that. The response notes what it does, and the worker's sweep compares that with the time-outs.
+//! socket shows that. The response notes what it does, and the worker's sweep compares that with the time-outs. The sweep
+//! also notes that a response head is late: no request has a timer of its own.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -57,6 +58,9 @@ pub struct Progress {
     since: Cell<Instant>,
     read_timeout: Cell<Option<Duration>>,
     stalled: Cell<Option<Side>>,
+    /// When the response head has to have arrived, while it is awaited.
+    head_deadline: Cell<Option<Instant>>,
+    is_head_late: Cell<bool>,
     /// Whether at least part of the request may have been sent upstream.
     pub is_sent: Cell<bool>,
     /// Whether there is a response.
@@ -77,6 +81,8 @@ impl Progress {
             since,
             read_timeout: Cell::new(None),
             stalled: Cell::new(None),
+            head_deadline: Cell::new(None),
+            is_head_late: Cell::new(false),
             is_sent: Cell::new(false),
             is_answered: Cell::new(false),
             interim: InterimResponses::default(),
@@ -89,8 +95,20 @@ impl Progress {
         self.read_timeout.set(read_timeout);
         self.is_sent.set(false);
         self.stalled.set(None);
+        self.expect_head_by(None);
         self.interim.begin();
         self.awaits_nobody();
+    }
+
+    /// The head of the response has to arrive by this time; `None` once it is no longer awaited.
+    pub fn expect_head_by(&self, deadline: Option<Instant>) {
+        self.head_deadline.set(deadline);
+        self.is_head_late.set(false);
+    }
+
+    /// Whether a sweep has found the head of the response to be late.
+    pub fn is_head_late(&self) -> bool {
+        self.is_head_late.get()
     }
 
     /// A piece of the response was handed over, and the caller has to read it.
@@ -129,8 +147,14 @@ impl Progress {
         }
     }
 
-    /// Notes a side that keeps the response waiting for too long; the caller only with a `write_timeout`.
-    pub fn sweep(&self, write_timeout: Option<Duration>) {
+    /// Notes a response head that is late at the time `now`, and a side that keeps the response waiting for too long; the
+    /// caller only with a `write_timeout`.
+    pub fn sweep(&self, now: Instant, write_timeout: Option<Duration>) {
+        if self.head_deadline.get().is_some_and(|deadline| now >= deadline)
+            && !self.is_head_late.replace(true)
+        {
+            self.task.wake();
+        }
         let Some(side) = self.waits_for.get() else { return };
         let allowed = match side {
             Side::Upstream => self.read_timeout.get(),
@@ -161,7 +185,7 @@ mod tests {
 
     fn after(now: &Cell<Instant>, progress: &Progress, seconds: u64) -> Option<Side> {
         now.set(now.get() + Duration::from_secs(seconds));
-        progress.sweep(Some(WRITE));
+        progress.sweep(now.get(), Some(WRITE));
         progress.stalled()
     }
 
@@ -224,6 +248,26 @@ mod tests {
     }
 
     #[test]
+    fn a_head_is_late_from_its_deadline_until_another_one_is_set() {
+        let (now, progress) = progress();
+        let begun = now.get();
+        let is_late_after = |seconds| {
+            progress.sweep(begun + Duration::from_secs(seconds), None);
+            progress.is_head_late()
+        };
+        assert!(!is_late_after(100));
+        progress.expect_head_by(Some(begun + READ));
+        assert!(!is_late_after(4) && is_late_after(5) && is_late_after(6));
+        progress.expect_head_by(Some(begun + 2 * READ));
+        assert!(!is_late_after(9) && is_late_after(10));
+        progress.expect_head_by(None);
+        assert!(!is_late_after(100));
+        progress.expect_head_by(Some(begun));
+        progress.begin(None);
+        assert!(!is_late_after(100));
+    }
+
+    #[test]
     fn without_a_timeout_a_response_never_stalls() {
         let (now, progress) = progress();
         progress.begin(None);
@@ -231,7 +275,7 @@ mod tests {
         assert_eq!(after(&now, &progress, 1_000_000), None);
         progress.awaits_caller();
         now.set(now.get() + Duration::from_hours(1));
-        progress.sweep(None);
+        progress.sweep(now.get(), None);
         assert_eq!(progress.stalled(), None);
     }
 }

@@ -320,8 +320,8 @@ impl ClientConnection {
         protocol.is_idle() && protocol.is_quiet(self.lasted())
     }
 
-    /// Ends the connection if a deadline has passed.
-    pub fn sweep(&self, limits: &Limits) {
+    /// Ends the connection if a deadline has passed. `system_now` is the time that no suspension has been taken from.
+    pub fn sweep(&self, limits: &Limits, system_now: Instant) {
         let now = self.clock.get();
         let blocked_since = self.blocked_since.get();
         if blocked_since.is_some_and(|since| now.duration_since(since) >= limits.write_timeout) {
@@ -332,7 +332,7 @@ impl ClientConnection {
             if blocked_since.is_some() {
                 progress.excuse();
             }
-            progress.sweep(stream_timeout);
+            progress.sweep(system_now, stream_timeout);
         }
         let protocol = self.protocol.get();
         if matches!(protocol, Protocol::Http1(Http1::Serving(_))) && self.has_left() {

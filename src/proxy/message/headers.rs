@@ -13,7 +13,7 @@ use super::field_rules::FieldRules;
 use super::list::members;
 use super::loops::LoopMark;
 use super::via::Via;
-use crate::config::model::fields::{is_for_proxies, is_hop_by_hop};
+use crate::config::model::fields::{is_for_proxies, is_hop_by_hop, is_ordinary};
 use crate::http::X_REQUEST_ID;
 
 /// The fields of every request for an upstream.
@@ -33,12 +33,10 @@ pub struct OwnFields<'a> {
 /// Removes `Expect` too: hyper answers it when the proxy reads the body.
 pub fn for_upstream(headers: &mut HeaderMap, own: OwnFields<'_>, rules: &FieldRules, has_odd_name: bool) {
     let mut has_cookies = false;
-    strip(headers, |name| {
+    let is_token = |name: &HeaderName| name == rules.token_field;
+    strip(headers, is_token, |name| {
         has_cookies |= name == COOKIE;
-        let ends_here = name == AUTHORIZATION
-            || name == rules.token_field
-            || name == EXPECT
-            || (name == VIA && !rules.sends_via);
+        let ends_here = name == AUTHORIZATION || name == EXPECT || (name == VIA && !rules.sends_via);
         ends_here || (is_for_proxies(name) && !rules.passes(name))
     });
     if has_cookies {
@@ -60,7 +58,7 @@ pub fn frame_in_chunks(headers: &mut HeaderMap) {
 ///
 /// Removes `Alt-Svc`, which would direct callers past the proxy (RFC 7838).
 pub fn for_caller(headers: &mut HeaderMap, version: Version, via: &Via) {
-    strip(headers, |name| name == ALT_SVC);
+    strip(headers, |_| false, |name| name == ALT_SVC);
     via.add(headers, version);
 }
 
@@ -87,9 +85,16 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes the hop-by-hop fields, the fields that `Connection` names, and others that are unwanted.
-fn strip(headers: &mut HeaderMap, mut is_unwanted: impl FnMut(&HeaderName) -> bool) {
-    let is_unwanted = |name: &&HeaderName| is_hop_by_hop(name) || is_unwanted(name);
+/// Removes the hop-by-hop fields, the fields that `Connection` names, a field that any name may have, and others that are
+/// unwanted and not ordinary.
+fn strip(
+    headers: &mut HeaderMap,
+    is_special: impl Fn(&HeaderName) -> bool,
+    mut is_unwanted: impl FnMut(&HeaderName) -> bool,
+) {
+    let is_unwanted = |name: &&HeaderName| {
+        is_special(name) || (!is_ordinary(name) && (is_hop_by_hop(name) || is_unwanted(name)))
+    };
     let unwanted: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
     if unwanted.contains(&CONNECTION) {
         remove_named_by_connection(headers);

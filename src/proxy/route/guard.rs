@@ -14,9 +14,11 @@ use percent_encoding::percent_decode;
 
 use super::lenient_path::{LenientPath, is_overlong};
 use super::percent;
-use crate::config::model::fields::{is_for_proxies, is_method_override, is_plain, is_same_field, plain};
+use crate::config::model::fields::{
+    is_for_proxies, is_method_override, is_ordinary, is_plain, is_same_field, plain,
+};
 use crate::config::{self, Hosts, RequiredHeader};
-use crate::http::{Authority, SEC_FETCH_SITE, TRACEPARENT, TRACESTATE, is_cross_site};
+use crate::http::{Authority, SEC_FETCH_SITE, TRACEPARENT, TRACESTATE, X_REQUEST_ID, is_cross_site};
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::field_rules::FieldRules;
 use crate::proxy::message::list::members;
@@ -63,14 +65,16 @@ pub struct Present {
     te: bool,
     method_override: bool,
     trace: bool,
+    request_id: bool,
     /// A name with a character other than letters, digits and hyphens.
     odd_name: bool,
 }
 
 impl Present {
-    fn among(headers: &HeaderMap) -> Self {
+    /// The kinds of the fields in a request head.
+    pub fn among(headers: &HeaderMap) -> Self {
         let mut present = Self::default();
-        for name in headers.keys() {
+        for name in headers.keys().filter(|name| !is_ordinary(name)) {
             match *name {
                 CONTENT_LENGTH | TRANSFER_ENCODING | EXPECT => present.framing = true,
                 CONNECTION => present.hops = true,
@@ -81,6 +85,7 @@ impl Present {
             present.hops |= name == CDN_LOOP;
             present.origin |= name == SEC_FETCH_SITE;
             present.trace |= name == TRACEPARENT || name == TRACESTATE;
+            present.request_id |= name == X_REQUEST_ID;
             present.method_override |= is_method_override(name);
             present.odd_name |= !is_plain(name.as_str());
         }
@@ -90,6 +95,11 @@ impl Present {
     /// Whether there is a field of a trace.
     pub const fn has_trace(self) -> bool {
         self.trace
+    }
+
+    /// Whether there is an identifier of the request.
+    pub const fn has_request_id(self) -> bool {
+        self.request_id
     }
 
     /// Whether the request has a `TE`.
@@ -116,8 +126,9 @@ impl Policy {
     }
 }
 
-/// Checks a request head and returns its target, or the error of the first check that fails.
-pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyError> {
+/// Checks a request head, in which these fields are `present`, and returns its target, or the error of the first check that
+/// fails.
+pub fn vet<'r>(head: &'r Parts, present: Present, policy: &Policy) -> Result<Target<'r>, ProxyError> {
     check_method(&head.method)?;
     let authority = Authority::of(head).map_err(ProxyError::BadRequest)?;
     let host = authority.host;
@@ -133,7 +144,6 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
         ));
     }
     check_query(head.uri.query()).map_err(ProxyError::BadRequest)?;
-    let present = Present::among(&head.headers);
     if present.framing {
         check_framing(head)?;
     }
@@ -256,13 +266,15 @@ fn check_segment(segment: &str) -> Result<bool, &'static str> {
 /// Refuses a second token, in the query (RFC 6750 §2.3).
 fn check_query(query: Option<&str>) -> Result<(), &'static str> {
     const TOKEN: &[u8; 12] = b"access_token";
+    // The name has an underscore, or an escape in its place.
+    let may_have_token = |query: &&str| query.bytes().any(|byte| matches!(byte, b'_' | b'%'));
     let is_token = |pair: &[u8]| {
         let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
         // An escape is longer than what it stands for.
         name.len() >= TOKEN.len() && percent_decode(name).map(|byte| byte.to_ascii_lowercase()).eq(*TOKEN)
     };
     let separates = |byte: &u8| matches!(byte, b'&' | b';');
-    if query.is_some_and(|query| query.as_bytes().split(separates).any(is_token)) {
+    if query.filter(may_have_token).is_some_and(|query| query.as_bytes().split(separates).any(is_token)) {
         return Err("the query contains an access_token, and bearerd adds its own token");
     }
     Ok(())

@@ -9,10 +9,10 @@ use crate::proxy::downstream::http2_stream::head_size;
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
 use crate::proxy::route::guard;
-use crate::proxy::route::guard::Target;
+use crate::proxy::route::guard::{Present, Target};
 
 impl ServiceSettings {
-    /// Checks a request and finds its route. The caller's address is allowed or not, and its certificate has these names.
+    /// Checks a request, in whose head these fields are `present`, and finds its route. The caller's address is allowed or not, and its certificate has these names.
     ///
     /// # Errors
     ///
@@ -20,6 +20,7 @@ impl ServiceSettings {
     pub(super) fn admit<'r>(
         &self,
         head: &'r Parts,
+        present: Present,
         is_allowed: bool,
         names: &[String],
     ) -> Result<(Target<'r>, &Route), ProxyError> {
@@ -29,7 +30,7 @@ impl ServiceSettings {
         if head.version == Version::HTTP_2 && head_size(head) > self.limits.header_bytes {
             return Err(ProxyError::HeaderTooLarge);
         }
-        let target = guard::vet(head, &self.policy)?;
+        let target = guard::vet(head, present, &self.policy)?;
         let route = self.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
         if !route.admits(names) {
             return Err(ProxyError::CertificateNotAllowed);

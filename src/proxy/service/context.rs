@@ -1,6 +1,7 @@
 //! The state of an admitted request, shared by all attempts to send it.
 
 use http::request::Parts;
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::exchange::Exchange;
 use super::retry::RetryBudget;
@@ -18,7 +19,7 @@ pub(super) struct RequestContext<'a> {
     /// The upstream's address when the request arrived; every attempt uses it.
     pub destination: &'a Destination,
     /// The head without a token, for further attempts; `None` if there can be none.
-    pub head: Option<Box<Parts>>,
+    pub head: Option<KeptHead>,
     pub request_body: &'a ReplayBody<ClientBody>,
     pub exchange: &'a mut Exchange,
     pub token_choice: TokenChoice,
@@ -27,6 +28,44 @@ pub(super) struct RequestContext<'a> {
     pub may_switch: bool,
     /// Whether the request is sent once more if a reused connection closes without an answer.
     pub may_resend: bool,
+}
+
+/// A copy of a request head. The fields are a list: few requests are sent again, and a list costs less to copy and to drop
+/// than a map.
+pub(super) struct KeptHead {
+    method: Method,
+    uri: Uri,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    extensions: Extensions,
+}
+
+impl KeptHead {
+    /// A copy of this head.
+    pub(super) fn of(head: &Parts) -> Self {
+        let mut fields = Vec::with_capacity(head.headers.len());
+        fields.extend(head.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            fields,
+            extensions: head.extensions.clone(),
+        }
+    }
+
+    /// The head again.
+    fn head(&self) -> Box<Parts> {
+        // The fields of the attempt itself come on top.
+        let mut headers = HeaderMap::with_capacity(self.fields.len() + 2);
+        for (name, value) in &self.fields {
+            headers.append(name, value.clone());
+        }
+        let mut head = Box::new(Request::new(()).into_parts().0);
+        head.method = self.method.clone();
+        head.uri = self.uri.clone();
+        head.headers = headers;
+        head.extensions = self.extensions.clone();
+        head
+    }
 }
 
 /// The token that an attempt carries, also where it takes the token again after a wait.
@@ -53,7 +92,7 @@ impl RequestContext<'_> {
     /// The request for another attempt, if its head and body were kept.
     pub(super) fn again(&self) -> Option<Outgoing<AttemptBody<ClientBody>>> {
         let body = self.request_body.replay()?;
-        Some(Outgoing { head: self.head.clone()?, body })
+        Some(Outgoing { head: self.head.as_ref()?.head(), body })
     }
 
     /// The request for another attempt after a reused connection closed without an answer, at most once.

@@ -23,6 +23,7 @@ use crate::proxy::downstream::protocol::End;
 use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::headers;
+use crate::proxy::route::guard::Present;
 use crate::proxy::upstream::Destination;
 use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel};
 use crate::telemetry::spans::Spans;
@@ -71,26 +72,31 @@ pub struct ExchangeSettings {
 }
 
 impl Exchange {
-    /// Begins an exchange; `client_address` is the caller's according to a trusted proxy.
+    /// Begins an exchange; these fields are `present` in the head, and `client_address` is the caller's according to a trusted proxy.
     pub fn begin<B>(
         request: &Request<B>,
+        present: Present,
         caller: Rc<ClientConnection>,
         progress: Rc<Progress>,
         client_address: Option<IpAddr>,
         settings: ExchangeSettings,
         meter: &Rc<Meter>,
-    ) -> Self {
+    ) -> Box<Self> {
         meter.begins();
         caller.request_begun();
         progress.begin(None);
-        Self {
+        Box::new(Self {
             caller,
             progress,
             version: request.version(),
             keeps_http10: request.version() == Version::HTTP_10
                 && headers::has_member(request.headers(), &CONNECTION, "keep-alive"),
-            request_id: RequestId::of(request.headers()),
-            trace: TraceContext::of(request.headers()),
+            request_id: if present.has_request_id() {
+                RequestId::of(request.headers())
+            } else {
+                RequestId::random()
+            },
+            trace: if present.has_trace() { TraceContext::of(request.headers()) } else { None },
             token_wait: TokenWait::new(settings.token_wait),
             client_address,
             started: Instant::now(),
@@ -102,7 +108,7 @@ impl Exchange {
             upstream: Stopwatch::default(),
             span: None,
             outcome: Outcome::default(),
-        }
+        })
     }
 
     /// The client's address: according to a trusted proxy, else the peer's. `None` for a Unix socket.
@@ -138,16 +144,16 @@ impl Exchange {
         self.labels = Some(Rc::clone(labels));
     }
 
-    /// Records an attempt to send the request, with this token.
-    pub fn sent(&mut self, authorization: Option<&Authorization>) {
+    /// Records an attempt to send the request `now`, with this token.
+    pub fn sent(&mut self, authorization: Option<&Authorization>, now: Instant) {
         self.outcome.sent(authorization);
         self.progress.is_sent.set(true);
-        self.awaits_upstream();
+        self.awaits_upstream(now);
     }
 
-    /// The request begins to wait for the upstream: for a connection, or for its response head.
-    pub fn awaits_upstream(&mut self) {
-        self.upstream.start();
+    /// The request begins `now` to wait for the upstream: for a connection, or for its response head.
+    pub fn awaits_upstream(&mut self, now: Instant) {
+        self.upstream.start(now);
     }
 
     /// The wait for the upstream has ended.

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 
-use self::context::{RequestContext, TokenChoice};
+use self::context::{KeptHead, RequestContext, TokenChoice};
 use self::drain::unless_cut;
 use self::exchange::{Exchange, ExchangeSettings};
 use self::header_cache::HeaderCache;
@@ -50,6 +50,7 @@ use super::message::forwarded;
 use super::message::json_links::JsonLinks;
 use super::message::loops::LoopMark;
 use super::message::via::Via;
+use super::route::guard::Present;
 use super::upstream::forward::Answered;
 use super::upstream::pool::Pool;
 use crate::proxy::downstream::request_body::ClientBody;
@@ -105,9 +106,10 @@ impl Service {
         let settings = ExchangeSettings { sampling: *sampling, token_wait: limits.token_wait };
         let client_address =
             forwarded::client_address(&connection.peer.get(), request.headers(), &networks.trusted_proxies);
+        let present = Present::among(request.headers());
         let (caller, responding) = (Rc::clone(&connection), Rc::clone(&progress));
         let mut exchange =
-            Exchange::begin(&request, caller, responding, client_address, settings, &self.meter);
+            Exchange::begin(&request, present, caller, responding, client_address, settings, &self.meter);
         let (mut head, body) = request.into_parts();
         if let Some(spans) = &self.shared.spans {
             exchange.begin_span(spans, &mut head);
@@ -117,7 +119,7 @@ impl Service {
         // The future is moved as a whole: it captures only what lasts as long as the request.
         Box::pin(async move {
             let reply = {
-                let proxying = pin!(self.proxy(head, &request_body, &mut exchange, &upgrade));
+                let proxying = pin!(self.proxy(head, present, &request_body, &mut exchange, &upgrade));
                 unless_cut(&connection, &progress, proxying).await
             };
             progress.is_answered.set(true);
@@ -139,6 +141,7 @@ impl Service {
     async fn proxy(
         &self,
         mut head: Box<Parts>,
+        present: Present,
         request_body: &ReplayBody<ClientBody>,
         exchange: &mut Exchange,
         upgrade: &Upgrade,
@@ -147,7 +150,7 @@ impl Service {
             return Err(ProxyError::AuditUnavailable);
         }
         let (peer, names) = (exchange.caller.peer.get(), exchange.caller.names());
-        let (target, route) = self.shared.admit(&head, peer.is_allowed, names)?;
+        let (target, route) = self.shared.admit(&head, present, peer.is_allowed, names)?;
         request_body.limit_pace(route.body_timeout, route.body_rate);
         exchange.routed(&self.labels[route.index]);
         exchange.progress.begin(route.read_timeout);
@@ -177,7 +180,7 @@ impl Service {
         let destination = &*destination;
         let may_resend = route.retry_stale && head.method.is_idempotent();
         let may_repeat = may_resend || route.token.is_some() || !retries.is_exhausted();
-        let kept = may_repeat.then(|| head.clone());
+        let kept = may_repeat.then(|| KeptHead::of(&head));
         let token_choice = TokenChoice::OfRoute;
         let mut context = RequestContext {
             route,

@@ -106,9 +106,9 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// Begins a part.
-    pub fn start(&mut self) {
-        self.since = Some(Instant::now());
+    /// Begins a part at this time.
+    pub const fn start(&mut self, now: Instant) {
+        self.since = Some(now);
     }
 
     /// Ends the part that was begun, and answers how long it took.

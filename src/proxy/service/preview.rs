@@ -14,6 +14,7 @@ use crate::http::{RequestId, TraceContext};
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
 use crate::proxy::route::guard;
+use crate::proxy::route::guard::Present;
 use crate::proxy::route::rules::Ruling;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::connect::{Connect, Connecting};
@@ -74,10 +75,11 @@ impl Previews {
     /// `token` is shown in the place of the token.
     pub fn preview(&self, mut head: Parts, is_tls: bool, names: &[String], token: &str) -> Preview<'_> {
         let settings = &*self.0.shared;
-        let (target, route) = match settings.admit(&head, true, names) {
+        let present = Present::among(&head.headers);
+        let (target, route) = match settings.admit(&head, present, true, names) {
             Ok(admitted) => admitted,
             Err(error) => {
-                let target = guard::vet(&head, &settings.policy).ok();
+                let target = guard::vet(&head, present, &settings.policy).ok();
                 let route = target.and_then(|target| settings.table.route(&target));
                 return Preview { route, ruling: None, outcome: Outcome::Refused(error) };
             }

@@ -37,7 +37,8 @@ pub struct ResponseBody {
     rest: Bytes,
     /// The request's body, part of which may still arrive.
     request_body: ReplayBody<ClientBody>,
-    exchange: Exchange,
+    /// Boxed: large, and hyper moves the body several times.
+    exchange: Box<Exchange>,
 }
 
 enum Content {
@@ -83,7 +84,7 @@ pub fn relay(
     answered: Answered<AttemptBody<ClientBody>>,
     links: Option<Box<JsonLinks>>,
     request_body: ReplayBody<ClientBody>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     let Answered { response, lease } = answered;
     exchange.outcome.status = Some(response.status());
@@ -108,7 +109,7 @@ pub fn relay(
 pub fn reply(
     response: Response<Bytes>,
     request_body: ReplayBody<ClientBody>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     exchange.outcome.status = Some(response.status());
     let response = completed(response, true, &request_body, &exchange);
@@ -119,7 +120,7 @@ pub fn reply(
 pub fn refuse(
     error: &ProxyError,
     request_body: ReplayBody<ClientBody>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     exchange.failed(error);
     let mut response = error.response(exchange.version);
@@ -269,7 +270,7 @@ impl Rewriting {
 }
 
 impl ResponseBody {
-    fn new(content: Content, request_body: ReplayBody<ClientBody>, exchange: Exchange) -> Self {
+    fn new(content: Content, request_body: ReplayBody<ClientBody>, exchange: Box<Exchange>) -> Self {
         Self { content, rest: Bytes::new(), request_body, exchange }
     }
 

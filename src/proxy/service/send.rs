@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::poll;
 use http::request::Parts;
+use tokio::time::Instant;
 
 use super::Service;
 use super::context::{Attempted, RequestContext, TokenChoice};
@@ -16,7 +17,7 @@ use crate::proxy::body::replay::{AttemptBody, BodyError};
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::upstream::forward::{Failure, forward};
+use crate::proxy::upstream::forward::{Failure, HeadWait, forward};
 use crate::proxy::upstream::pool::request::Outgoing;
 use crate::token::TokenSource;
 
@@ -85,18 +86,19 @@ impl Service {
             let breaker = &route.upstream.breaker;
             let admitted = breaker.admit(&pool.successes)?;
             context.exchange.begin_attempt(&mut request.head, destination);
+            let now = Instant::now();
             let mut leasing = pin!(async move {
                 if needs_new {
                     Box::pin(pool.lease_new(destination)).await
                 } else {
-                    pool.lease(destination).await
+                    pool.lease(destination, now).await
                 }
             });
             let (leased, waited) = match poll!(leasing.as_mut()) {
                 Poll::Ready(leased) => (leased, Duration::ZERO),
                 Poll::Pending => {
                     has_waited = true;
-                    context.exchange.awaits_upstream();
+                    context.exchange.awaits_upstream(now);
                     let leased = leasing.await;
                     (leased, context.exchange.awaited_upstream())
                 }
@@ -114,13 +116,14 @@ impl Service {
             if let Some(authorization) = &authorization {
                 request.head.headers.insert(&route.fields.token_field, authorization.value.clone());
             }
-            context.exchange.sent(authorization.as_ref());
+            let begun = if has_waited { Instant::now() } else { now };
+            context.exchange.sent(authorization.as_ref(), begun);
             let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
             let exchange = &*context.exchange;
             let mut relay_interim = |interim| self.relay_interim(interim, route, destination, exchange);
-            let (timeout, may_switch) = (route.timeout, context.may_switch);
-            let forwarded =
-                forward(lease, request, context.request_body, timeout, may_switch, &mut relay_interim).await;
+            let wait = HeadWait { progress: &exchange.progress, begun, timeout: route.timeout };
+            let (body, may_switch) = (context.request_body, context.may_switch);
+            let forwarded = forward(lease, request, body, wait, may_switch, &mut relay_interim).await;
             let duration = context.exchange.awaited_upstream();
             match forwarded {
                 Ok(answered) => {

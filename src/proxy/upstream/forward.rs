@@ -5,12 +5,14 @@
 //! connection closed before any of the request was sent, or an HTTP/2 upstream states that fact. If a reused connection
 //! closed later, but before any byte of the response, the caller of this module decides.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use h2::Reason;
 use http::{Response, StatusCode};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::connect::tls;
 use super::pool::body::UpstreamBody;
@@ -19,6 +21,7 @@ use super::pool::outcome::{ExchangeError, SendError, StreamError};
 use super::pool::request::{InterimSink, Outgoing, RequestBody};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
+use crate::proxy::downstream::progress::Progress;
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::framing::{self, Reuse};
@@ -48,18 +51,29 @@ pub struct Answered<B: RequestBody> {
     pub lease: Lease<B>,
 }
 
-/// Sends a request on a connection; gives interim responses to the sink. `timeout` bounds the wait for the response head;
+/// The wait for a response head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadWait<'p> {
+    /// The progress of the response, which the worker sweeps.
+    pub progress: &'p Progress,
+    /// When the request was sent.
+    pub begun: Instant,
+    /// The longest wait.
+    pub timeout: Duration,
+}
+
+/// Sends a request on a connection; gives interim responses to the sink. `wait` bounds the wait for the response head;
 /// `may_switch` is whether the request asks for another protocol. A failure closes the connection.
 pub async fn forward(
     mut lease: Lease<AttemptBody<ClientBody>>,
     request: Outgoing<AttemptBody<ClientBody>>,
     request_body: &ReplayBody<ClientBody>,
-    timeout: Duration,
+    wait: HeadWait<'_>,
     may_switch: bool,
     relay_interim: InterimSink<'_>,
 ) -> Result<Answered<AttemptBody<ClientBody>>, Failure> {
     let method = request.head.method.clone();
-    let outcome = with_timeout(pin!(lease.send(request, relay_interim)), request_body, timeout).await;
+    let outcome = with_timeout(pin!(lease.send(request, relay_interim)), request_body, wait).await;
     let outcome = outcome.inspect_err(|_| lease.timed_out())?;
     match outcome {
         // The request has no `Upgrade` field, so the bytes that follow would not be HTTP.
@@ -89,25 +103,35 @@ pub async fn forward(
     }
 }
 
-/// Waits for `outcome`. Progress of the request body, or a wait for the caller to send more, extends the deadline.
+/// Waits for `outcome`. Progress of the request body, or a wait for the caller to send more, extends the deadline. The
+/// worker's sweep wakes the task once the deadline has passed.
 async fn with_timeout<T>(
     mut outcome: Pin<&mut impl Future<Output = T>>,
     request_body: &ReplayBody<ClientBody>,
-    timeout: Duration,
+    HeadWait { progress, begun, timeout }: HeadWait<'_>,
 ) -> Result<T, Failure> {
-    let mut deadline = Instant::now() + timeout;
-    loop {
-        if let Ok(outcome) = timeout_at(deadline, outcome.as_mut()).await {
-            return Ok(outcome);
+    let mut deadline = begun + timeout;
+    progress.expect_head_by(Some(deadline));
+    let outcome = poll_fn(|cx| {
+        if let Poll::Ready(outcome) = outcome.as_mut().poll(cx) {
+            return Poll::Ready(Ok(outcome));
+        }
+        if !progress.is_head_late() {
+            return Poll::Pending;
         }
         let later = request_body.progress().map(|progress| progress + timeout);
-        match later.filter(|later| *later > deadline).or_else(|| suspension::extended(deadline)) {
-            Some(later) => deadline = later,
+        deadline = match later.filter(|later| *later > deadline).or_else(|| suspension::extended(deadline)) {
+            Some(later) => later,
             // The read timeout of the request body covers a caller that stopped sending.
-            _ if request_body.waits_for_caller() => deadline = Instant::now() + timeout,
-            _ => return Err(Failure::Upstream(ForwardError::Timeout)),
-        }
-    }
+            _ if request_body.waits_for_caller() => Instant::now() + timeout,
+            _ => return Poll::Ready(Err(Failure::Upstream(ForwardError::Timeout))),
+        };
+        progress.expect_head_by(Some(deadline));
+        Poll::Pending
+    })
+    .await;
+    progress.expect_head_by(None);
+    outcome
 }
 
 /// Attributes a failed exchange to the caller or to the upstream.

@@ -306,7 +306,7 @@ impl Worker {
         let limits = self.snapshot.limits();
         self.connections.set_clock(now);
         for client in self.connections.all.borrow().iter() {
-            client.sweep(&limits);
+            client.sweep(&limits, now);
         }
         self.snapshot.sweep(now);
     }
@@ -317,6 +317,7 @@ impl Worker {
             &*self.snapshot.limits();
         let shortest = tls_timeout.min(header_timeout).min(idle_timeout).min(write_timeout);
         let shortest = connection_age.as_ref().map_or(shortest, |age| age.min(shortest));
+        let shortest = &self.snapshot.shortest_timeout().map_or(*shortest, |timeout| timeout.min(*shortest));
         let period = (*shortest / 10).clamp(SWEEP_INTERVAL_MIN, SWEEP_INTERVAL_MAX);
         let mut sweeps = tokio::time::interval(period);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);

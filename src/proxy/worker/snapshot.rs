@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use tokio::sync::oneshot;
@@ -74,6 +75,11 @@ impl Snapshot {
 
     fn service(&self) -> Rc<Service> {
         Rc::clone(&self.service.borrow())
+    }
+
+    /// The shortest response timeout of a route.
+    pub fn shortest_timeout(&self) -> Option<Duration> {
+        self.service().shared.table.routes().iter().map(|route| route.timeout).min()
     }
 
     /// Puts another configuration in force, with the numbers of all listening sockets from now on.

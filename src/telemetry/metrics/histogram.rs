@@ -65,7 +65,8 @@ impl Default for Histogram {
 impl Histogram {
     /// Adds a duration. Called by one thread only.
     pub fn observe(&self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+        let nanos = seconds.saturating_add(duration.subsec_nanos().into());
         add(&self.classic[classic_index(nanos)], 1);
         add(&self.native[native_index(duration.as_secs_f64())], 1);
         add(&self.sum_nanos, nanos);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Environment, parse};
-use crate::proxy::route::guard::{Policy, vet};
+use crate::proxy::route::guard::{Policy, Present, vet};
 
 const GENESYS: &str = "provider = \"genesys\"\nregion = \"mypurecloud.de\"\n";
 
@@ -43,8 +43,8 @@ impl Gate {
 
     fn verdict(&self, method: &str, path: &str) -> Verdict {
         let Some(head) = head(method, path) else { return "unsendable" };
-        let outcome =
-            vet(&head, &self.policy).and_then(|target| self.rules.check(&head.method, &target, &self.prefix));
+        let outcome = vet(&head, Present::among(&head.headers), &self.policy)
+            .and_then(|target| self.rules.check(&head.method, &target, &self.prefix));
         match outcome {
             Ok(()) => "ok",
             Err(ProxyError::RequestDenied(Denial::NotAllowed)) => "not allowed",

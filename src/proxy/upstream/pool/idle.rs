@@ -38,9 +38,8 @@ impl<B: RequestBody> IdleConnections<B> {
 
     /// The most recently used connection to this revision of the destination that is still open, and whether it is
     /// reused: the upstream may close a reused connection at any moment.
-    pub(super) async fn take(&self, revision: u32) -> Option<(Connection<B>, bool)> {
+    pub(super) async fn take(&self, revision: u32, now: Instant) -> Option<(Connection<B>, bool)> {
         let idle_since = self.all.borrow().last()?.lifetime().idle_since.get();
-        let now = Instant::now();
         if now.saturating_duration_since(idle_since) > UNPOLLED_IDLE_TIME {
             // The runtime learns of a closed socket only when it polls the system for events.
             tokio::task::yield_now().await;

@@ -128,9 +128,13 @@ impl<B: RequestBody> Pool<B> {
     /// # Cancel safety
     ///
     /// Dropping the future leaves the queue; a connection that is being made is kept for other requests.
-    pub async fn lease(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+    pub async fn lease(
+        self: &Rc<Self>,
+        destination: &Destination,
+        now: Instant,
+    ) -> Result<Lease<B>, ForwardError> {
         if self.queue.is_empty()
-            && let Some(lease) = self.find(destination.revision).await
+            && let Some(lease) = self.find(destination.revision, now).await
         {
             return Ok(lease);
         }
@@ -149,11 +153,11 @@ impl<B: RequestBody> Pool<B> {
                 return self.connect_for_one(destination, place).await;
             }
         }
-        self.lease(destination).await
+        self.lease(destination, Instant::now()).await
     }
 
-    async fn find(&self, revision: u32) -> Option<Lease<B>> {
-        if let Some((connection, is_reused)) = self.idle.take(revision).await {
+    async fn find(&self, revision: u32, now: Instant) -> Option<Lease<B>> {
+        if let Some((connection, is_reused)) = self.idle.take(revision, now).await {
             return Some(self.lend(Leased::Http1(connection), is_reused));
         }
         self.http2.find(revision).map(|slot| self.lend_stream(slot))
@@ -191,7 +195,7 @@ impl<B: RequestBody> Pool<B> {
                 let place = self.places.take().ok_or(ForwardError::Overloaded)?;
                 return self.connect_for_one(destination, place).await;
             }
-            if let Some(lease) = self.find(destination.revision).await {
+            if let Some(lease) = self.find(destination.revision, Instant::now()).await {
                 return Ok(lease);
             }
             if let Some(error) = self.take_failure(destination) {

@@ -141,7 +141,7 @@ impl World {
     }
 
     async fn lease(&self) -> Result<Lease<Full<Bytes>>, ForwardError> {
-        self.pool.lease(&self.upstream.current().unwrap()).await
+        self.pool.lease(&self.upstream.current().unwrap(), Instant::now()).await
     }
 
     /// Sends a request; returns whether its connection was reused, or the error.
@@ -388,7 +388,7 @@ fn an_unread_stream_of_the_smallest_frames_ends_no_other_stream() {
         let pool: Rc<Pool<Full<Bytes>>> = Pool::new(Arc::clone(&upstream));
         let mut open = Vec::new();
         for _ in 0..2 {
-            let mut lease = pool.lease(&upstream.current().unwrap()).await.unwrap();
+            let mut lease = pool.lease(&upstream.current().unwrap(), Instant::now()).await.unwrap();
             let response = lease.send(Request::new(Full::default()).into(), &mut |_| {}).await.unwrap();
             tokio::time::sleep(Duration::from_secs(1)).await;
             open.push((lease, response.into_body()));
