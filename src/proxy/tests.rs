@@ -866,6 +866,18 @@ impl AsyncWrite for Failing {
 }
 
 #[test]
+fn a_worker_sweeps_ten_times_within_the_shortest_timeout_of_a_route() {
+    in_paused_time(async || {
+        let mut config = config("");
+        for (timeout, period) in [(60_000, 500), (2_000, 200), (50, 10)] {
+            config.routes[0].timeout = Duration::from_millis(timeout);
+            let world = world_of(&config, ConnectionLimits::default(), Duration::ZERO);
+            assert_eq!(world.worker.sweeps().period(), Duration::from_millis(period), "{timeout} ms");
+        }
+    });
+}
+
+#[test]
 fn a_websocket_handshake_aborted_at_any_byte_of_its_101_frees_the_upstream() {
     const HANDSHAKE: &[u8] =
         b"GET /chat HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\

@@ -118,6 +118,9 @@ fn encoded(path: &str) -> DisplayValue<Encoded<'_>> {
 
 impl Display for Encoded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return f.write_str(self.0);
+        }
         for byte in self.0.bytes() {
             if byte.is_ascii_graphic() {
                 f.write_char(char::from(byte))?;

@@ -17,6 +17,9 @@ const LOG_CRATE: &str = "log";
 /// The field with the target of such an event.
 const LOG_TARGET: &str = "log.target";
 
+/// A line of the access log is a little shorter.
+const USUAL_BYTES: usize = 1024;
+
 /// Formats events as JSON.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Json;
@@ -27,14 +30,17 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        write(&mut line, event)
+        // Written as one: each write to the writer is a dynamic call, and a line has some hundred pieces.
+        let mut text = String::with_capacity(USUAL_BYTES);
+        write(&mut text, event)?;
+        line.write_str(&text)
     }
 }
 
-fn write(line: &mut Writer<'_>, event: &Event<'_>) -> fmt::Result {
+fn write(line: &mut String, event: &Event<'_>) -> fmt::Result {
     let metadata = event.metadata();
-    line.write_str("{\"timestamp\":\"")?;
-    SystemTime.format_time(line)?;
+    line.push_str("{\"timestamp\":\"");
+    SystemTime.format_time(&mut Writer::new(line))?;
     let level = match *metadata.level() {
         Level::ERROR => "ERROR",
         Level::WARN => "WARN",
@@ -42,7 +48,9 @@ fn write(line: &mut Writer<'_>, event: &Event<'_>) -> fmt::Result {
         Level::DEBUG => "DEBUG",
         Level::TRACE => "TRACE",
     };
-    write!(line, "\",\"level\":\"{level}\",\"target\":")?;
+    for piece in ["\",\"level\":\"", level, "\",\"target\":"] {
+        line.push_str(piece);
+    }
     let mut target = Target(None);
     if metadata.target() == LOG_CRATE {
         event.record(&mut target);
@@ -51,7 +59,8 @@ fn write(line: &mut Writer<'_>, event: &Event<'_>) -> fmt::Result {
     let mut members = Members { line, fields: metadata.fields(), next: 0, result: Ok(()) };
     event.record(&mut members);
     members.finish()?;
-    line.write_str("}\n")
+    line.push_str("}\n");
+    Ok(())
 }
 
 /// The target of an event of the `log` crate.
@@ -68,22 +77,22 @@ impl Visit for Target {
 }
 
 /// Writes the members of an event in their order. The event visits those that have a value.
-struct Members<'a, 'w> {
-    line: &'a mut Writer<'w>,
+struct Members<'a> {
+    line: &'a mut String,
     fields: &'a FieldSet,
     /// The index of the first field that is not written yet.
     next: usize,
     result: fmt::Result,
 }
 
-impl Members<'_, '_> {
-    fn member(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
+impl Members<'_> {
+    fn member(&mut self, field: &Field, value: impl FnOnce(&mut String) -> fmt::Result) {
         if self.result.is_ok() {
             self.result = self.write(field, value);
         }
     }
 
-    fn write(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) -> fmt::Result {
+    fn write(&mut self, field: &Field, value: impl FnOnce(&mut String) -> fmt::Result) -> fmt::Result {
         self.nulls(field.index())?;
         self.next = field.index() + 1;
         if is_hidden(field) {
@@ -108,7 +117,7 @@ impl Members<'_, '_> {
     }
 }
 
-impl Visit for Members<'_, '_> {
+impl Visit for Members<'_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.member(field, |line| {
             if value.is_finite() { write!(line, "{value:?}") } else { line.write_str("null") }
@@ -145,24 +154,30 @@ fn is_hidden(field: &Field) -> bool {
     field.name().starts_with("log.")
 }
 
-fn name(line: &mut Writer<'_>, name: &str) -> fmt::Result {
-    line.write_char(',')?;
+fn name(line: &mut String, name: &str) -> fmt::Result {
+    line.push(',');
     // Of a raw identifier such as `r#type`.
     string(line, name.strip_prefix("r#").unwrap_or(name))?;
-    line.write_char(':')
+    line.push(':');
+    Ok(())
 }
 
-fn string(line: &mut Writer<'_>, text: &str) -> fmt::Result {
-    line.write_char('"')?;
+fn string(line: &mut String, text: &str) -> fmt::Result {
+    line.push('"');
     Escaped(line).write_str(text)?;
-    line.write_char('"')
+    line.push('"');
+    Ok(())
 }
 
 /// Writes the inside of a JSON string.
-struct Escaped<'a, 'w>(&'a mut Writer<'w>);
+struct Escaped<'a>(&'a mut String);
 
-impl Write for Escaped<'_, '_> {
+impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if is_plain(text) {
+            self.0.push_str(text);
+            return Ok(());
+        }
         let mut rest = text;
         while let Some(at) = rest.find(is_escaped) {
             let (plain, special) = rest.split_at(at);
@@ -195,6 +210,13 @@ pub(super) fn escape_hidden(json: String) -> String {
         }
         escaped
     })
+}
+
+/// Whether a text is visible ASCII and blanks without a character that is [escaped](is_escaped). Looks at every byte, so that
+/// the compiler can look at many at once.
+fn is_plain(text: &str) -> bool {
+    let is_special = |byte: u8| !(b' '..=b'~').contains(&byte) || byte == b'"' || byte == b'\\';
+    !text.bytes().fold(false, |found, byte| found | is_special(byte))
 }
 
 /// All of these are in the basic multilingual plane: one `\u` escape is enough.

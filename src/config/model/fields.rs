@@ -126,3 +126,42 @@ pub fn is_protected(name: &HeaderName) -> bool {
         || name == VIA
         || name == CDN_LOOP
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::{ALT_SVC, CONTENT_LENGTH, COOKIE, ORIGIN};
+
+    use super::*;
+
+    #[test]
+    fn no_field_that_the_proxy_handles_is_ordinary() {
+        for name in [ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HOST, IF_NONE_MATCH, USER_AGENT, VARY] {
+            assert!(is_ordinary(&name), "{name}");
+            assert!(!is_hop_by_hop(&name) && !is_for_proxies(&name) && is_plain(name.as_str()), "{name}");
+        }
+        let handled = [
+            ALT_SVC,
+            AUTHORIZATION,
+            CDN_LOOP,
+            CONNECTION,
+            CONTENT_LENGTH,
+            COOKIE,
+            EXPECT,
+            FORWARDED,
+            KEEP_ALIVE,
+            ORIGIN,
+            PROXY_AUTHENTICATE,
+            PROXY_AUTHORIZATION,
+            PROXY_CONNECTION,
+            TE,
+            TRAILER,
+            TRANSFER_ENCODING,
+            UPGRADE,
+            VIA,
+        ];
+        let named = ["proxy", "sec-fetch-site", "traceparent", "x-http-method", "x-real-ip", "x_odd"];
+        for name in handled.into_iter().chain(named.map(HeaderName::from_static)) {
+            assert!(!is_ordinary(&name), "{name}");
+        }
+    }
+}

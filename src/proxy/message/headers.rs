@@ -117,6 +117,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use http::header::ACCEPT;
+
     use super::*;
     use crate::config::model::fields::{Fields, is_plain};
     use crate::proxy::message::fixture::{map, sorted};
@@ -280,6 +282,14 @@ mod tests {
         ]);
         rewritten(&mut headers, HeaderValue::from_static("x"), "b", &rules, true);
         assert_eq!(sorted(&headers), [("cdn-loop", "b"), ("host", "x"), ("x-access-tokens", "another")]);
+    }
+
+    #[test]
+    fn the_field_of_the_token_may_have_any_name() {
+        let rules = FieldRules::new(&Fields::default(), false, &ACCEPT);
+        let mut headers = map(&[("accept", "theirs"), ("user-agent", "x")]);
+        rewritten(&mut headers, HeaderValue::from_static("x"), "b", &rules, false);
+        assert_eq!(sorted(&headers), [("cdn-loop", "b"), ("host", "x"), ("user-agent", "x")]);
     }
 
     #[test]

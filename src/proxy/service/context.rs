@@ -107,3 +107,27 @@ impl RequestContext<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Mark;
+
+    #[test]
+    fn a_kept_head_is_the_head_again() {
+        let mut request = Request::put("/v2/users?page=2").extension(Mark);
+        for (name, value) in [("accept", "a"), ("x-own", "1"), ("x-own", "2"), ("host", "h")] {
+            request = request.header(name, value);
+        }
+        let head = request.body(()).unwrap().into_parts().0;
+        let kept = KeptHead::of(&head);
+        for _ in 0..2 {
+            let again = kept.head();
+            assert_eq!((&again.method, &again.uri, again.version), (&head.method, &head.uri, head.version));
+            assert_eq!(again.headers, head.headers);
+            assert_eq!(again.extensions.get(), Some(&Mark));
+        }
+    }
+}
