@@ -33,7 +33,7 @@ pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let what =
         format!("{RESTARTS} upgrades with a socket of systemd: no connection is refused, no request fails");
-    let longest = load.stop(&what, report).await;
+    let longest = load.stop(&what, &world.api, report).await;
     report.check(
         "bearerd ends with 0 each time",
         codes.iter().all(|code| *code == Some(0)),

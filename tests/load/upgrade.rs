@@ -12,6 +12,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use testkit::harness::Upstream;
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
 
@@ -46,6 +47,9 @@ pub(crate) struct Load {
 struct Tally {
     answered: Cell<usize>,
     failed: RefCell<Vec<String>>,
+    /// Requests on a connection that had answered before and closed meanwhile. Every HTTP client sends them again (RFC 9110
+    /// §9.2.2), and the API must not have seen them.
+    unanswered: RefCell<Vec<String>>,
     longest: Cell<Duration>,
     is_over: Cell<bool>,
 }
@@ -68,13 +72,19 @@ impl Load {
     }
 
     /// Lets the callers finish their requests, and reports. Returns the longest time of a request.
-    pub(crate) async fn stop(self, what: &str, report: &mut Report) -> Duration {
+    pub(crate) async fn stop(self, what: &str, api: &Upstream, report: &mut Report) -> Duration {
         self.tally.is_over.set(true);
         for asking in self.asking {
             asking.await.unwrap();
         }
         let (answered, longest) = (self.tally.answered.get(), self.tally.longest.get());
-        report.check("callers were answered", answered > 100, &format!("{answered}, {longest:.1?} at most"));
+        let unanswered = self.tally.unanswered.borrow();
+        let again = unanswered.len();
+        let figures =
+            format!("{answered}, {longest:.1?} at most, {again} sent again as a connection had closed");
+        report.check("callers were answered", answered > 100, &figures);
+        let lost = unanswered.iter().filter(|id| !api.settle(id).is_empty());
+        self.tally.failed.borrow_mut().extend(lost.map(|id| format!("{id}: reached the API, no answer")));
         report.none(what, &self.tally.failed.borrow());
         longest
     }
@@ -91,13 +101,20 @@ async fn ask(way: Way, tally: Rc<Tally>, version: Version, path: &'static str, k
                 continue;
             }
         };
+        let mut has_answered = false;
         while !tally.is_over.get() && connection.is_ready().await {
-            match connection.ask(&new_id(), path, None).await {
+            let id = new_id();
+            match connection.ask(&id, path, None).await {
                 Ok(answer) if answer.status == 200 && answer.is_complete => {
+                    has_answered = true;
                     tally.answered.set(tally.answered.get() + 1);
                     tally.longest.set(tally.longest.get().max(answer.took));
                 }
                 Ok(answer) => tally.failed.borrow_mut().push(format!("{address}: {answer:?}")),
+                Err(_) if has_answered => {
+                    tally.unanswered.borrow_mut().push(id);
+                    break;
+                }
                 Err(error) => tally.failed.borrow_mut().push(format!("{address}: {error:?}")),
             }
             if !keeps {

@@ -63,8 +63,12 @@ pub(super) async fn run(bearerd: &Path, report: &mut Report) {
         *instance = fleet.instance(place).await;
         tokio::time::sleep(UP_AGAIN).await;
     }
-    load.stop("an upgrade of two instances behind HAProxy, one after the other: no request fails", report)
-        .await;
+    load.stop(
+        "an upgrade of two instances behind HAProxy, one after the other: no request fails",
+        &fleet.api,
+        report,
+    )
+    .await;
     for instance in &mut instances {
         instance.terminate();
         ends.push(instance.end(LONGEST_STOP).await);

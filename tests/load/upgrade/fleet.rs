@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use testkit::authorization_server::AuthorizationServer;
 use testkit::harness::process::Launch;
 use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::upstream::Scripted;
 use testkit::harness::{Process, Upstream, eventually};
 use testkit::pki::Pki;
 
@@ -19,7 +20,7 @@ pub(super) struct Fleet {
     /// Lines of `[server]`.
     server: String,
     issuer: AuthorizationServer,
-    api: Upstream,
+    pub(super) api: Upstream,
     folder: TempDir,
     binary: PathBuf,
     started: usize,
@@ -59,7 +60,9 @@ impl Fleet {
         std::fs::write(folder.path().join("ca.pem"), pki.authority_pem()).unwrap();
         let issuer = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
         let tls = pki.server_config(&[b"http/1.1"]).unwrap();
-        let api = Upstream::start(Some(tls), issuer.introspection(), true).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let script = Scripted::new(listener.local_addr().unwrap().port()).with_attempts();
+        let api = Upstream::serve(listener, Some(tls), script.protect("", issuer.introspection())).unwrap();
         Self { server, issuer, api, folder, binary: bearerd.to_owned(), started: 0 }
     }
 

@@ -80,7 +80,12 @@ pub(super) async fn run(bearerd: &Path, report: &mut Report) {
         renewed.push(new);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    load.stop(&format!("a rolling update of {PODS} pods in Kubernetes: no request fails"), report).await;
+    load.stop(
+        &format!("a rolling update of {PODS} pods in Kubernetes: no request fails"),
+        &fleet.api,
+        report,
+    )
+    .await;
     for mut pod in renewed {
         pod.terminate();
         ends.push(pod.end(manifest.grace).await);
