@@ -2,7 +2,7 @@
 //!
 //! `golden` has a folder for each version: `proxy.toml` with a credential of each grant, the state that a daemon of that
 //! version wrote for each, and `every-key.toml`, the shipped configuration with every key.
-//! `BEARERD_GOLDEN=write cargo test --test it golden` writes the folder of this version anew.
+//! `BEARERD_GOLDEN=write cargo test --test it golden` writes the folder of the latest version anew.
 
 use std::fs;
 use std::fs::Permissions;
@@ -27,7 +27,7 @@ use testkit::server::json as answer;
 use crate::harness::{Process, command, eventually};
 use crate::shipped::{Setting, uncommented};
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
 const VARIABLES: [(&str, &str); 5] = [
     ("CLIENT_SECRET", "golden-secret"),
     ("NEXT_SECRET", "golden-next-secret"),
@@ -41,6 +41,12 @@ const ROTATING: [&str; 2] = ["refresh", "login"];
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/golden")
+}
+
+/// The versions of the changelog, the latest first.
+fn released() -> impl Iterator<Item = &'static str> {
+    let headings = CHANGELOG.lines().filter_map(|line| line.strip_prefix("## ")?.split(' ').next());
+    headings.filter(|version| version.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 fn versions() -> Vec<PathBuf> {
@@ -164,7 +170,7 @@ fn states(folder: &Path) -> Vec<(String, State)> {
 }
 
 async fn write() {
-    let version = golden().join(VERSION);
+    let version = golden().join(released().next().unwrap());
     let folder = copy_of(&version);
     for entry in fs::read_dir(folder.path().join("state")).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
@@ -194,8 +200,9 @@ async fn the_states_of_earlier_versions_are_read_whole_and_used() {
     if std::env::var_os("BEARERD_GOLDEN").is_some_and(|value| value == "write") {
         write().await;
     }
-    let help = "BEARERD_GOLDEN=write cargo test --test it golden";
-    assert!(golden().join(VERSION).is_dir(), "copy a folder of {} and run: {help}", golden().display());
+    for version in released() {
+        assert!(golden().join(version).is_dir(), "{version} has no folder: CONTRIBUTING.md, Releases");
+    }
     for version in versions() {
         let folder = copy_of(&version);
         for (name, state) in states(folder.path()) {
