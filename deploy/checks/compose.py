@@ -118,6 +118,18 @@ def check_scrape(configuration):
     check(f"Prometheus scrapes {targets}, and bearerd serves metrics on port {port}", targets == [f"bearerd:{port}"])
 
 
+def check_grafana(compose):
+    folder = Path("deploy/container/grafana")
+    provider = load((folder / "dashboards.yml").read_text())["providers"][0]["options"]["path"]
+    targets = [volume.split(":")[1] for volume in compose["services"]["grafana"]["volumes"]]
+    check(f"Grafana looks for dashboards in {provider}", f"{provider}/bearerd.json" in targets)
+    home = compose["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    check(f"Grafana's first page is {home}", home in targets)
+    name, port = load((folder / "datasources.yml").read_text())["datasources"][0]["url"].removeprefix("http://").split(":")
+    ports = compose["services"].get(name, {}).get("ports", [])
+    check(f"Grafana asks {name}:{port}", any(entry.endswith(f":{port}") for entry in ports))
+
+
 def main(bearerd):
     text = Path("docker-compose.yml").read_text()
     for name, variant in [("as shipped", text), *((platform, with_platform(text, platform)) for platform in PLATFORMS)]:
@@ -131,6 +143,7 @@ def main(bearerd):
         configuration = check_configuration(name, bearerd, service, compose.get("secrets", {}))
         check_ports(name, service, configuration)
         check_scrape(configuration)
+        check_grafana(compose)
         check(f"{name}: the secrets of the platform", name == "as shipped" or service.get("secrets"))
     for failure in failures:
         print(failure)
