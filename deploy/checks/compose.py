@@ -135,6 +135,8 @@ def main(bearerd):
     for name, variant in [("as shipped", text), *((platform, with_platform(text, platform)) for platform in PLATFORMS)]:
         compose = load(variant)
         check_files(name, compose)
+        if failures:
+            break
         for service in filter(image_of_dockerfile, compose["services"].values()):
             check_command(name, bearerd, service.get("command", ["run"]))
             if "healthcheck" in service:

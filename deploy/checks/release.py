@@ -29,10 +29,9 @@ COMMANDS = {
     "bearerd run": "bearerd run",
     "curl -i http://127.0.0.1:8080/api/v2/users": None,
     "export API_CLIENT_SECRET=…": None,
-    "cargo install --locked --path .": None,
 }
 SHIPPED = [
-    "README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT", "proxy.toml", "proxy.schema.json", "bearerd.cdx.json",
+    "README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT", "proxy.toml", "proxy.schema.json", "bearerd.cdx.json",
     "man/bearerd.1", "man/bearerd-run.1", "completions/bearerd.bash", "completions/bearerd.zsh", "completions/bearerd.fish",
     "deploy/grafana/bearerd.json", "deploy/prometheus/alerts.yaml", "deploy/systemd/bearerd.service",
     "deploy/systemd/bearerd.socket", "docs/README.md",
@@ -97,7 +96,9 @@ def use(root, version):
     said = run("bearerd", "--version", env=environment).strip()
     if not re.fullmatch(rf"bearerd {re.escape(version)} \([0-9a-f]{{12}}\)", said):
         fail(f"--version says {said!r}")
-    commands = [line.split("#")[0].strip() for line in re.findall(r"^    ((?:bearerd|curl|cargo|export) .*)$", readme, re.M)]
+    if "`bearerd demo`" not in readme:
+        fail("README.md does not name the demo")
+    commands = ["bearerd demo"] + [line.split("#")[0].strip() for line in re.findall(r"^\$ (.*)$", readme, re.M)]
     unknown = set(commands) - set(COMMANDS)
     if unknown or "bearerd run" not in commands:
         fail(f"commands of the README that nothing here runs: {sorted(unknown)}")
