@@ -94,7 +94,7 @@ def use(root, version):
     readme = (root / "README.md").read_text()
     environment = {"PATH": f"{root}:/usr/bin:/bin", "API_CLIENT_SECRET": "x"}
     said = run("bearerd", "--version", env=environment).strip()
-    if not re.fullmatch(rf"bearerd {re.escape(version)} \([0-9a-f]{{12}}\)", said):
+    if not re.fullmatch(rf"bearerd {re.escape(version)} \(commit [0-9a-f]{{12}}\)", said):
         fail(f"--version says {said!r}")
     if "`bearerd demo`" not in readme:
         fail("README.md does not name the demo")
