@@ -9,7 +9,7 @@
 
 ARG RUST_IMAGE=docker.io/library/rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1
 ARG RUN_IMAGE=gcr.io/distroless/cc-debian13:nonroot@sha256:54df941ed0d06a1bd95ef5e0ce391fd8d9f94b64782dc9a60062727849ee3f97
-# `source`, or `prebuilt` with BINARY.
+# `source`, or `prebuilt` with BINARY. The buildah of Debian 12 must be told the default too: --build-arg BUILD=source.
 ARG BUILD=source
 
 # Everything that bearerd depends on: a layer of its own, which changes with the manifests only.
@@ -30,7 +30,12 @@ FROM dependencies AS source
 ARG PROFILED=no
 ARG BEARERD_COMMIT
 ARG SOURCE_DATE_EPOCH
-COPY . .
+COPY benches benches
+COPY proxy.toml ./
+COPY src src
+COPY templates templates
+COPY testkit testkit
+COPY tests/load tests/load
 # A time after that of the empty sources above, by which cargo tells what has changed.
 RUN find src testkit/src templates -type f -exec touch {} + \
     && if [ "${PROFILED}" = yes ]; then \
