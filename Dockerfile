@@ -35,6 +35,7 @@ COPY proxy.toml ./
 COPY src src
 COPY templates templates
 COPY testkit testkit
+COPY docs/deploy docs/deploy
 COPY tests/load tests/load
 # A time after that of the empty sources above, by which cargo tells what has changed.
 RUN find src testkit/src templates -type f -exec touch {} + \
