@@ -99,8 +99,13 @@ def main():
         planted(document, keys, value)
         if not workload.faults(documents):
             found.append(f"{name}: {kind} with {'.'.join(map(str, keys))} = {value!r} is not found")
+    documents = copy.deepcopy(rendered["gateway"])
+    (config_map,) = workload.of_kind(documents, "ConfigMap")
+    config_map["data"]["proxy.toml"] = config_map["data"]["proxy.toml"].replace("drain_delay", "drain_delays")
+    if not any("drain_delays" in fault for fault in workload.run(documents, bearerd)):
+        found.append("gateway: an unknown key in proxy.toml is not found")
     print("\n".join(found))
-    print(f"figure: {len(folders)} kustomizations of Kubernetes {VERSION}, {len(PLANTED)} planted faults found")
+    print(f"figure: {len(folders)} kustomizations of Kubernetes {VERSION}, {len(PLANTED) + 1} planted faults found")
     return 1 if found else 0
 
 

@@ -289,6 +289,10 @@ def run(documents, bearerd):
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             found += ask(load, {name: ports.get(port) for name, port in load.ports.items()}, process)
+            # As `kubectl exec` does, through the admin socket.
+            health = subprocess.run([bearerd, "health", "-c", file], env=environment, capture_output=True, text=True)
+            if health.returncode != 0:
+                found.append(f"bearerd health: {health.stdout}{health.stderr}")
             process.send_signal(signal.SIGTERM)
             status = process.wait(load.pod["terminationGracePeriodSeconds"])
             if status != 0:
