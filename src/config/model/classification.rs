@@ -286,10 +286,11 @@ impl Classified {
                 self.add(Decides::Request, "basic_encoding", encoding);
             }
             ClientAuth::Post { secret } => self.secret(Decides::Operation, "client_secret", secret),
-            ClientAuth::SecretJwt { secret, audience, claims } => {
+            ClientAuth::SecretJwt { secret, audience, claims, lifetime } => {
                 self.secret(Decides::Operation, "client_secret", secret);
                 self.add(Decides::Request, "assertion.aud", audience);
                 self.add(Decides::Token, "assertion.claims", claims);
+                self.add(Decides::Request, "assertion.lifetime", lifetime);
             }
             // The audience names the server that `token_url` decides.
             ClientAuth::PrivateKeyJwt(assertion) => self.assertion(assertion, Decides::Request),
@@ -319,16 +320,20 @@ impl Classified {
     }
 
     fn assertion(&mut self, assertion: &Assertion<Secret>, audience_decides: Decides) {
-        let SignedAssertion { key, kid, algorithm, audience, subject, claims } = match assertion {
+        let signed = match assertion {
             Assertion::Signed(signed) => signed,
             Assertion::File(file) => return self.secret(Decides::Token, "assertion.file", file),
         };
+        let SignedAssertion { key, kid, algorithm, audience, subject, claims, lifetime, has_thumbprint } =
+            signed;
         self.secret(Decides::Operation, "assertion.key", key);
         self.add(Decides::Token, "assertion.kid", kid);
         self.add(Decides::Request, "assertion.alg", algorithm);
         self.add(audience_decides, "assertion.aud", audience);
         self.add(Decides::Token, "assertion.sub", subject);
         self.add(Decides::Token, "assertion.claims", claims);
+        self.add(Decides::Request, "assertion.lifetime", lifetime);
+        self.add(Decides::Request, "assertion.x5t", has_thumbprint);
     }
 
     /// The server knows the client by the names in the certificate (RFC 8705 §2.1): a renewed certificate with these names

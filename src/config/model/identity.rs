@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
@@ -69,6 +70,8 @@ pub enum ClientAuth<S> {
         audience: String,
         /// Additional claims of the JWT.
         claims: Claims,
+        /// The time from now to `exp`.
+        lifetime: Duration,
     },
     /// A JWT signed with the private key of the client, or one that another process makes.
     PrivateKeyJwt(Assertion<S>),
@@ -143,10 +146,15 @@ pub struct SignedAssertion<S> {
     pub algorithm: SigningAlgorithm,
     /// `aud`.
     pub audience: String,
-    /// `sub`.
-    pub subject: String,
+    /// `sub`, if the server wants one.
+    pub subject: Option<String>,
     /// Additional claims.
     pub claims: Claims,
+    /// The time from now to `exp`.
+    pub lifetime: Duration,
+    /// Whether the header names the certificate of the key (`x5t#S256`, RFC 7515 §4.1.8). The certificate stands beside the
+    /// key.
+    pub has_thumbprint: bool,
 }
 
 /// One of the secrets of an identity.
@@ -214,10 +222,11 @@ impl<S> ClientAuth<S> {
                 ClientAuth::Basic { secret: client_secret(secret), encoding: *encoding }
             }
             Self::Post { secret } => ClientAuth::Post { secret: client_secret(secret) },
-            Self::SecretJwt { secret, audience, claims } => ClientAuth::SecretJwt {
+            Self::SecretJwt { secret, audience, claims, lifetime } => ClientAuth::SecretJwt {
                 secret: client_secret(secret),
                 audience: audience.clone(),
                 claims: claims.clone(),
+                lifetime: *lifetime,
             },
             Self::PrivateKeyJwt(assertion) => ClientAuth::PrivateKeyJwt(assertion.map(read)),
             Self::TlsClientAuth => ClientAuth::TlsClientAuth,
@@ -263,19 +272,37 @@ impl<S> Grant<S> {
     }
 }
 
+impl<S> SignedAssertion<S> {
+    /// The form of the key.
+    pub const fn form_of_key(&self) -> SecretForm {
+        if self.has_thumbprint {
+            SecretForm::CertifiedKey(self.algorithm)
+        } else {
+            SecretForm::PrivateKey(self.algorithm)
+        }
+    }
+
+    fn with_key<T>(&self, key: T) -> SignedAssertion<T> {
+        SignedAssertion {
+            key,
+            kid: self.kid.clone(),
+            algorithm: self.algorithm,
+            audience: self.audience.clone(),
+            subject: self.subject.clone(),
+            claims: self.claims.clone(),
+            lifetime: self.lifetime,
+            has_thumbprint: self.has_thumbprint,
+        }
+    }
+}
+
 impl<S> Assertion<S> {
     fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Assertion<T> {
         match self {
-            Self::Signed(SignedAssertion { key, kid, algorithm, audience, subject, claims }) => {
-                let form = SecretForm::PrivateKey(*algorithm);
-                Assertion::Signed(SignedAssertion {
-                    key: read(KeyedSecret { form, ..KeyedSecret::new("assertion.key", key) }),
-                    kid: kid.clone(),
-                    algorithm: *algorithm,
-                    audience: audience.clone(),
-                    subject: subject.clone(),
-                    claims: claims.clone(),
-                })
+            Self::Signed(signed) => {
+                let form = signed.form_of_key();
+                let key = read(KeyedSecret { form, ..KeyedSecret::new("assertion.key", &signed.key) });
+                Assertion::Signed(signed.with_key(key))
             }
             Self::File(assertion) => {
                 let form = SecretForm::Assertion;

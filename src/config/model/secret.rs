@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
 use super::environment::Environment;
-use super::signing_key::{KeyError, SigningAlgorithm, SigningKey};
+use super::signing_key::{self, KeyError, SigningAlgorithm, SigningKey};
 use super::small_file;
 
 /// Largest file of a secret: larger than any key or token.
@@ -36,6 +36,8 @@ pub enum SecretForm {
     Text,
     /// A private key for an algorithm.
     PrivateKey(SigningAlgorithm),
+    /// A private key for an algorithm, and its certificate.
+    CertifiedKey(SigningAlgorithm),
     /// An assertion, such as a JWT: visible ASCII.
     Assertion,
     /// The value of a header field (RFC 9110 §5.5).
@@ -170,15 +172,18 @@ impl Secret {
         let text = value.expose_secret();
         match form {
             SecretForm::Text => Ok(()),
-            SecretForm::PrivateKey(algorithm) => match SigningKey::from_pem(value, algorithm) {
-                Ok(_) => Ok(()),
-                Err(source) => Err(SecretError::NotAKey { place: self.place(), source }),
-            },
+            SecretForm::PrivateKey(algorithm) => self.usable(SigningKey::from_pem(value, algorithm)),
+            SecretForm::CertifiedKey(algorithm) => self
+                .usable(SigningKey::from_pem(value, algorithm).and_then(|_| signing_key::thumbprint(value))),
             SecretForm::Assertion if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(()),
             SecretForm::Assertion => Err(SecretError::NotAnAssertion(self.place())),
             SecretForm::FieldValue if is_field_value(text) => Ok(()),
             SecretForm::FieldValue => Err(SecretError::NotAFieldValue(self.place())),
         }
+    }
+
+    fn usable<T>(&self, key: Result<T, KeyError>) -> Result<(), SecretError> {
+        key.map(drop).map_err(|source| SecretError::NotAKey { place: self.place(), source })
     }
 
     /// The secret with its current value, or with the value that it has here if it cannot be read.

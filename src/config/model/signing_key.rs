@@ -2,14 +2,19 @@
 //!
 //! Keys are read from PEM: PKCS#8, PKCS#1 (RSA) or SEC1 (elliptic curves).
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
     RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding,
 };
-use rustls::pki_types::PrivateKeyDer;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
@@ -86,6 +91,12 @@ pub enum KeyError {
         /// An algorithm that the key fits, if there is one.
         fitting: Option<SigningAlgorithm>,
     },
+    /// There is no certificate beside the key.
+    #[error("no certificate in PEM form beside the private key, which `x5t` needs")]
+    NoCertificate,
+    /// The certificate beside the key is of another key.
+    #[error("the certificate belongs to another private key")]
+    OtherCertificate,
     /// The cryptography library refused the key.
     #[error("signing failed")]
     CannotSign,
@@ -138,6 +149,21 @@ impl SigningKey {
         };
         signed.map_err(|_| KeyError::CannotSign)
     }
+}
+
+/// The thumbprint of the first certificate of a PEM text (`x5t#S256`, RFC 7515 §4.1.8), which is of the first private key.
+///
+/// # Errors
+///
+/// [`KeyError`] if there is no key, no certificate, or the certificate is of another key.
+pub fn thumbprint(pem: &SecretString) -> Result<String, KeyError> {
+    let pem = pem.expose_secret().as_bytes();
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| KeyError::NotPem)?;
+    let certificate = CertificateDer::from_pem_slice(pem).map_err(|_| KeyError::NoCertificate)?;
+    let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, &certificate));
+    CertifiedKey::from_der(vec![certificate], key, &default_provider())
+        .map(|_| thumbprint)
+        .map_err(|_| KeyError::OtherCertificate)
 }
 
 fn hint(fitting: Option<SigningAlgorithm>) -> String {

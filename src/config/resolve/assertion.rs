@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -13,6 +14,20 @@ use crate::config::model::signing_key::SigningAlgorithm;
 use crate::config::source::choice;
 use crate::config::source::key::Key;
 use crate::config::source::schema::{self, ClaimsByName};
+use crate::config::source::units;
+
+/// How long a JWT is valid from now on. JWTs are backdated by half a minute, and servers refuse more than five minutes.
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(270);
+/// Servers refuse more than an hour.
+const MAX_LIFETIME: Duration = Duration::from_mins(55);
+
+const KEY_HELP: &str = "`alg` is \"RS256\" or \"PS256\" for an RSA key, \"ES256\" for a key on the curve P-256, \"ES384\" for \
+                        one on P-384";
+const CERTIFIED_KEY_HELP: &str = "with `x5t`, `key` is one PEM text with the private key, which fits `alg`, and its \
+                                  certificate";
+
+/// Audience, additional claims and lifetime of the JWTs.
+pub(super) type JwtContent = (String, Claims, Duration);
 
 impl Resolver<'_> {
     /// Refuses keys of `assertion` without effect.
@@ -39,6 +54,8 @@ impl Resolver<'_> {
             ("aud", assertion.aud.place(), true, ""),
             ("sub", assertion.sub.place(), is_jwt_bearer, no_subject),
             ("claims", assertion.claims.place(), true, ""),
+            ("lifetime", assertion.lifetime.place(), true, ""),
+            ("x5t", assertion.x5t.place(), has_key, no_key),
         ] {
             let Some(place) = place else { continue };
             if !is_signed && key != "file" {
@@ -54,8 +71,7 @@ impl Resolver<'_> {
         owner: &Range<usize>,
         assertion: &Key<schema::Assertion>,
         client_id: Option<&str>,
-        audience: Option<String>,
-        claims: Claims,
+        content: Option<JwtContent>,
     ) -> Option<Assertion<Secret>> {
         const HELP: &str = "write assertion = { key = { file = \"/run/secrets/key.pem\" }, alg = \"RS256\" }";
         let written = self.required(owner, "assertion", assertion, HELP)?;
@@ -73,19 +89,27 @@ impl Resolver<'_> {
             self.secret(source);
             return None;
         };
-        let help = "`alg` is \"RS256\" or \"PS256\" for an RSA key, \"ES256\" for a key on the curve P-256, \
-                    \"ES384\" for one on P-384";
-        let key = self.secret_as(source, SecretForm::PrivateKey(algorithm), help)?;
+        let has_thumbprint = assertion.x5t.known_or(false)?;
+        let (form, help) = if has_thumbprint {
+            (SecretForm::CertifiedKey(algorithm), CERTIFIED_KEY_HELP)
+        } else {
+            (SecretForm::PrivateKey(algorithm), KEY_HELP)
+        };
+        let key = self.secret_as(source, form, help)?;
         let text = |key: &Key<String>| key.usable().map(|text| text.get_ref().clone());
         let subject = text(&assertion.sub).or_else(|| client_id.map(str::to_owned));
         let kid = text(&assertion.kid);
+        let (audience, claims, lifetime) = content?;
         Some(Assertion::Signed(SignedAssertion {
             key,
             kid,
             algorithm,
-            audience: audience?,
-            subject: subject?,
+            audience,
+            // An empty text is no subject.
+            subject: Some(subject?).filter(|subject| !subject.is_empty()),
             claims,
+            lifetime,
+            has_thumbprint,
         }))
     }
 
@@ -93,6 +117,17 @@ impl Resolver<'_> {
         let source = Spanned::new(file.span(), SecretSource::File(file.get_ref().clone()));
         let help = "`file` is the path of a file with an assertion, and nothing else";
         self.secret_as(&source, SecretForm::Assertion, help)
+    }
+
+    /// The time from a token request to `exp` of its JWT.
+    pub(super) fn lifetime(&mut self, lifetime: Option<&Spanned<units::Duration>>) -> Duration {
+        let Some(written) = lifetime else { return DEFAULT_LIFETIME };
+        let lifetime = written.get_ref().0;
+        if lifetime.is_zero() || lifetime > MAX_LIFETIME {
+            let help = "a JWT is for one token request: a few minutes are enough";
+            self.error(written.span(), "must be longer than zero, and at most 55 minutes", help);
+        }
+        lifetime
     }
 
     /// The additional claims; those that every JWT has are refused.

@@ -5,10 +5,11 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::Resolver;
+use super::assertion::JwtContent;
 use super::fallback::Grants;
 use super::secret_text::name_flaw;
 use crate::config::model::identity::{
-    Assertion, BasicEncoding, Claims, ClientAuth, Grant, Identity, SignedAssertion,
+    Assertion, BasicEncoding, ClientAuth, Grant, Identity, SignedAssertion,
 };
 use crate::config::model::secret::Secret;
 use crate::config::source::choice;
@@ -42,21 +43,26 @@ impl Resolver<'_> {
         let aud = parts.and_then(|parts| parts.aud.usable());
         let audience = aud.map(|aud| aud.get_ref().clone()).or(audience);
         let claims = self.claims(parts.and_then(|parts| parts.claims.usable()));
+        let lifetime = self.lifetime(parts.and_then(|parts| parts.lifetime.usable()));
         let needs_key =
             grants.have(choice::Grant::JwtBearer) || auth == Some(choice::ClientAuth::PrivateKeyJwt);
         let may_need_key = grants.may_have(choice::Grant::JwtBearer) || auth.is_none();
         let assertion = if needs_key || (may_need_key && !assertion.is_absent()) {
-            self.assertion(owner, &assertion, client_id.as_deref(), audience.clone(), claims.clone())
+            let content = audience.clone().map(|audience| (audience, claims.clone(), lifetime));
+            self.assertion(owner, &assertion, client_id.as_deref(), content)
         } else {
             None
         };
         // The subject of client authentication is the client, also if the grant's JWT has another.
         let of_client = assertion.clone().zip(client_id.clone());
         let of_client = of_client.map(|(assertion, subject)| match assertion {
-            Assertion::Signed(signed) => Assertion::Signed(SignedAssertion { subject, ..signed }),
+            Assertion::Signed(signed) => {
+                Assertion::Signed(SignedAssertion { subject: Some(subject), ..signed })
+            }
             Assertion::File(file) => Assertion::File(file),
         });
-        let client_auth = self.client_auth(owner, keys, auth, of_client, audience.zip(Some(claims)));
+        let content = audience.map(|audience| (audience, claims, lifetime));
+        let client_auth = self.client_auth(owner, keys, auth, of_client, content);
         let fallback =
             grants.fallback.map(|fallback| self.grant(owner, keys, Some(fallback), assertion.clone()));
         let grant = self.grant(owner, keys, grants.grant, assertion);
@@ -218,7 +224,7 @@ impl Resolver<'_> {
         keys: &schema::Credential,
         auth: Option<choice::ClientAuth>,
         assertion: Option<Assertion<Secret>>,
-        audience_and_claims: Option<(String, Claims)>,
+        content: Option<JwtContent>,
     ) -> Option<ClientAuth<Secret>> {
         let encoding = keys.basic_encoding.known_or(BasicEncoding::Auto);
         let Some(auth) = auth else {
@@ -230,8 +236,8 @@ impl Resolver<'_> {
             choice::ClientAuth::SecretBasic => ClientAuth::Basic { secret: secret()?, encoding: encoding? },
             choice::ClientAuth::SecretPost => ClientAuth::Post { secret: secret()? },
             choice::ClientAuth::SecretJwt => {
-                let (audience, claims) = audience_and_claims?;
-                ClientAuth::SecretJwt { secret: secret()?, audience, claims }
+                let (audience, claims, lifetime) = content?;
+                ClientAuth::SecretJwt { secret: secret()?, audience, claims, lifetime }
             }
             choice::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt(assertion?),
             choice::ClientAuth::Tls => {

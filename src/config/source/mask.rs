@@ -154,7 +154,7 @@ const PUBLIC: [&str; 117] = [
 const MAX_DEPTH: usize = 100;
 
 /// Further keys that are shown, and whose values are not.
-const OTHER: [&str; 31] = [
+const OTHER: [&str; 33] = [
     "credentials",
     "headers",
     "fields",
@@ -170,6 +170,8 @@ const OTHER: [&str; 31] = [
     "key",
     "aud",
     "sub",
+    "lifetime",
+    "x5t",
     "env",
     "file",
     "token",

@@ -36,7 +36,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 4] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 48] = [
+const DESCRIPTIONS: [(&str, &str); 50] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
@@ -93,8 +93,19 @@ const DESCRIPTIONS: [(&str, &str); 48] = [
     ("credentials.assertion.kid", "The id of the key; without the key, none is sent."),
     ("credentials.assertion.alg", "The algorithm of the signature."),
     ("credentials.assertion.aud", "The audience; without the key, the issuer or the token URL."),
-    ("credentials.assertion.sub", "The subject of the grant's JWT; without the key, the client id."),
+    (
+        "credentials.assertion.sub",
+        "The subject of the grant's JWT; without the key, the client id; an empty text is none.",
+    ),
     ("credentials.assertion.claims", "Additional claims."),
+    (
+        "credentials.assertion.lifetime",
+        "The time from a token request to `exp`, at most 55 minutes; 270 s by default.",
+    ),
+    (
+        "credentials.assertion.x5t",
+        "Whether the header has the SHA-256 thumbprint of the certificate beside the private key in `key`.",
+    ),
     ("credentials.assertion.file", "The path of an assertion that another process keeps fresh."),
     ("credentials.fields", "The places of the members of a token response, each a name or a path with dots."),
     ("credentials.quota", "Quota of token requests: a burst of `requests`, refilled over `per`."),

@@ -1,6 +1,7 @@
 //! Signed JWTs, for a client's authentication and as a grant (RFC 7523 §3, RFC 7515 §7.1).
 //!
-//! A JWT is made for one request: its `jti` is random, its validity begins a little in the past and ends within five minutes.
+//! A JWT is made for one request: its `jti` is random, its validity begins a little in the past and ends when the
+//! configuration says.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,12 +13,19 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use crate::config::model::identity::{Claims, SignedAssertion};
-use crate::config::model::signing_key::{KeyError, SigningKey};
+use crate::config::model::signing_key::{KeyError, SigningKey, thumbprint};
 
 /// How far a JWT is backdated, for a server whose clock is behind ours.
 const BACKDATING: Duration = Duration::from_secs(30);
-/// How long a JWT is valid from now on; with [`BACKDATING`] five minutes, since servers refuse longer ones.
-const LIFETIME: Duration = Duration::from_secs(270);
+
+/// When a JWT is made, and how long it is valid from then on.
+#[derive(Clone, Copy)]
+pub(crate) struct Validity {
+    /// The time by the wall clock.
+    pub now: SystemTime,
+    /// The time from now to `exp`.
+    pub lifetime: Duration,
+}
 
 /// A JWT that the client signs with its private key.
 pub(crate) fn under_key(
@@ -30,7 +38,12 @@ pub(crate) fn under_key(
     if let Some(kid) = &assertion.kid {
         header["kid"] = kid.as_str().into();
     }
-    let claims = claims(client_id, &assertion.subject, &assertion.audience, &assertion.claims, now);
+    if assertion.has_thumbprint {
+        header["x5t#S256"] = thumbprint(&assertion.key)?.into();
+    }
+    let validity = Validity { now, lifetime: assertion.lifetime };
+    let claims =
+        claims(client_id, assertion.subject.as_deref(), &assertion.audience, &assertion.claims, validity);
     let message = unsigned(&header, &claims);
     let signature = key.sign(message.as_bytes())?;
     Ok(signed(&message, &signature))
@@ -42,21 +55,24 @@ pub(crate) fn under_secret(
     secret: &SecretString,
     audience: &str,
     additional: &Claims,
-    now: SystemTime,
+    validity: Validity,
 ) -> SecretString {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
     let header = json!({ "alg": "HS256", "typ": "JWT" });
-    let message = unsigned(&header, &claims(client_id, client_id, audience, additional, now));
+    let message = unsigned(&header, &claims(client_id, Some(client_id), audience, additional, validity));
     signed(&message, hmac::sign(&key, message.as_bytes()).as_ref())
 }
 
 /// The claims of a JWT (RFC 7519 §4.1), with additional ones of other names.
-fn claims(iss: &str, sub: &str, aud: &str, additional: &Claims, now: SystemTime) -> Value {
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (iat, exp) = (now.saturating_sub(BACKDATING), now.saturating_add(LIFETIME));
+fn claims(iss: &str, sub: Option<&str>, aud: &str, additional: &Claims, validity: Validity) -> Value {
+    let now = validity.now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (iat, exp) = (now.saturating_sub(BACKDATING), now.saturating_add(validity.lifetime));
     let jti = random::<16>();
     let mut claims =
-        json!({ "iss": iss, "sub": sub, "aud": aud, "jti": jti, "iat": iat.as_secs(), "exp": exp.as_secs() });
+        json!({ "iss": iss, "aud": aud, "jti": jti, "iat": iat.as_secs(), "exp": exp.as_secs() });
+    if let Some(sub) = sub {
+        claims["sub"] = sub.into();
+    }
     for (name, value) in additional {
         claims[name] = value.clone();
     }

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
-use super::assertion;
+use super::assertion::{self, Validity};
 use crate::clock::wall_clock;
 use crate::config::model::identity::{Assertion, ClientAuth, Grant, RequestHeader};
 use crate::config::model::request::RequestFormat;
@@ -138,8 +138,9 @@ impl Parameters {
                 self.add("client_id", client_id);
                 self.add_secret("client_secret", secret);
             }
-            ClientAuth::SecretJwt { secret, audience, claims } => {
-                let jwt = assertion::under_secret(client_id, secret, audience, claims, wall_clock());
+            ClientAuth::SecretJwt { secret, audience, claims, lifetime } => {
+                let validity = Validity { now: wall_clock(), lifetime: *lifetime };
+                let jwt = assertion::under_secret(client_id, secret, audience, claims, validity);
                 self.secrets.push(secret.clone());
                 self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
                 self.add_secret("client_assertion", &jwt);

@@ -87,6 +87,11 @@ const BEARER: Lines = &[
     ("assertion.sub", "\"s\""),
     ("assertion.claims", "{ a = 1, b = [\"c\"] }"),
 ];
+const CERTIFIED: Lines = &[
+    ("grant", "\"jwt_bearer\""),
+    ("assertion.key", "{ file = \"certified.pem\" }"),
+    ("assertion.alg", "\"ES256\""),
+];
 const BEARER_FILE: Lines = &[("grant", "\"jwt_bearer\""), ("assertion.file", "\"jwt\"")];
 const CLIENT_FILE: Lines = &[
     ("client_auth", "\"private_key_jwt\""),
@@ -170,6 +175,11 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ("assertion.claims", BEARER, &[("assertion.claims", "{ a = 2, b = [\"c\"] }")], Token),
     ("assertion.claims", BEARER, &[("assertion.claims", "{ b = [\"c\"], a = 1 }")], Nothing),
     ("assertion.claims", SECRET_JWT, &[("assertion.claims", "{ a = 1 }")], Token),
+    ("assertion.lifetime", BEARER, &[("assertion.lifetime", "\"60s\"")], Request),
+    ("assertion.lifetime", BEARER, &[("assertion.lifetime", "\"270s\"")], Nothing),
+    ("assertion.lifetime", SECRET_JWT, &[("assertion.lifetime", "\"60s\"")], Request),
+    ("assertion.sub", BEARER, &[("assertion.sub", "\"\"")], Token),
+    ("assertion.x5t", CERTIFIED, &[("assertion.x5t", "true")], Request),
     // A path leads to the assertion of one principal.
     ("assertion.file", BEARER_FILE, &[("assertion.file", "\"other-jwt\"")], Token),
     ("assertion.file", CLIENT_FILE, &[("assertion.file", "\"other-jwt\"")], Token),
@@ -274,6 +284,7 @@ fn folder() -> TempDir {
     write("nameless-reissued.pem", &nameless());
     write("client.pem", &first);
     write("renewed.pem", &renewed);
+    write("certified.pem", &format!("{client}{first}"));
     write("chain.pem", &(first + &renewed));
     write("ca.pem", &certificate("authority"));
     write("client-key.pem", &client);

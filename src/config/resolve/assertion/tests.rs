@@ -10,8 +10,12 @@ use crate::config::model::identity::{Assertion, ClientAuth, Grant, Identity};
 use crate::config::{Checked, Diagnostics, Environment, Secret};
 
 fn read(folder: &Path, lines: &str) -> Result<Checked, Box<Diagnostics>> {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
     let files = [
         ("key.pem", keys::p256().0[0].clone()),
+        ("certified.pem", key.serialize_pem() + &certificate),
+        ("other.pem", keys::p256().0[0].clone() + &certificate),
         ("jwt", "eyJh.eyJi.c2ln\n".to_owned()),
         ("empty", "\n".to_owned()),
         ("blanks", "two words".to_owned()),
@@ -53,6 +57,29 @@ fn additional_claims_are_those_of_every_jwt_of_the_credential() {
         identity(&format!("{SECRET}client_auth = \"client_secret_jwt\"\nassertion = {{ {claims} }}"));
     let ClientAuth::SecretJwt { claims, .. } = of_secret.client_auth else { panic!() };
     assert_eq!(json!(claims), expected);
+}
+
+#[test]
+fn an_empty_subject_is_none_and_the_thumbprint_is_of_the_certificate_beside_the_key() {
+    let of = |keys: &str| {
+        let lines = format!(
+            "{PRIVATE}grant = \"jwt_bearer\"\n\
+             assertion = {{ key = {{ file = \"certified.pem\" }}, alg = \"ES256\"{keys} }}"
+        );
+        let Identity { client_auth, grant, .. } = identity(&lines);
+        let (
+            ClientAuth::PrivateKeyJwt(Assertion::Signed(client)),
+            Grant::JwtBearer(Assertion::Signed(grant)),
+        ) = (client_auth, grant)
+        else {
+            panic!()
+        };
+        assert_eq!(client.subject.as_deref(), Some("client"));
+        assert_eq!((client.lifetime, client.has_thumbprint), (grant.lifetime, grant.has_thumbprint));
+        (grant.subject, grant.lifetime.as_secs(), grant.has_thumbprint)
+    };
+    assert_eq!(of(""), (Some("client".to_owned()), 270, false));
+    assert_eq!(of(", sub = \"\", lifetime = \"2m\", x5t = true"), (None, 120, true));
 }
 
 #[test]
@@ -127,6 +154,38 @@ const FILE_MISTAKES: &[Mistake] = &[
         "key.pem",
         "remove `file`",
     ),
+    (
+        "file = \"jwt\", lifetime = \"1m\"",
+        "`lifetime` of `assertion` is not used beside",
+        "lifetime",
+        "remove",
+    ),
+    ("file = \"jwt\", x5t = true", "`x5t` of `assertion` is not used beside", "x5t", "remove `file`"),
+    (
+        "key = { file = \"key.pem\" }, alg = \"ES256\", x5t = true",
+        "no certificate in PEM form beside the private key",
+        "key.pem",
+        "the private key, which fits `alg`, and its certificate",
+    ),
+    (
+        "key = { file = \"other.pem\" }, alg = \"ES256\", x5t = true",
+        "the certificate belongs to another private key",
+        "other.pem",
+        "and its certificate",
+    ),
+    (
+        "key = { file = \"certified.pem\" }, alg = \"RS256\", x5t = true",
+        "the key fits ES256",
+        "certified.pem",
+        "which fits `alg`",
+    ),
+    (
+        "key = { file = \"key.pem\" }, alg = \"ES256\", lifetime = \"56m\"",
+        "must be longer than zero, and at most 55 minutes",
+        "lifetime",
+        "for one token request",
+    ),
+    ("key = { file = \"key.pem\" }, alg = \"ES256\", lifetime = \"0s\"", "longer than zero", "lifetime", ""),
     ("", "`assertion` lacks `key`", "assertion", "or { file = "),
 ];
 
@@ -135,6 +194,12 @@ const OTHER_MISTAKES: &[Mistake] = &[
         "client_auth = \"client_secret_jwt\"\nassertion = { file = \"jwt\" }",
         "`file` of `assertion` is not used here",
         "jwt",
+        "only \"private_key_jwt\" has a key",
+    ),
+    (
+        "client_auth = \"client_secret_jwt\"\nassertion = { x5t = true }",
+        "`x5t` of `assertion` is not used here",
+        "x5t",
         "only \"private_key_jwt\" has a key",
     ),
     ("grant_type = \"password\"", "`grant_type` does not choose the grant", "password", "write `grant`"),

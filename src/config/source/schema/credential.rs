@@ -85,6 +85,8 @@ tables! {
         aud: String,
         sub: String,
         claims: ClaimsByName,
+        lifetime: Duration,
+        x5t: bool,
         file: PathBuf,
     }
 

@@ -10,6 +10,12 @@ use crate::clock::wall_clock;
 use crate::config::fixture::keys;
 use crate::config::model::signing_key::SigningAlgorithm;
 
+const LIFETIME: Duration = Duration::from_secs(270);
+
+fn validity() -> Validity {
+    Validity { now: wall_clock(), lifetime: LIFETIME }
+}
+
 fn checked(jwt: &SecretString, key: &DecodingKey, algorithm: Algorithm) -> (Option<String>, Value) {
     let mut validation = Validation::new(algorithm);
     validation.set_audience(&["https://as.example.com/t"]);
@@ -25,8 +31,10 @@ fn assertion(pem: &str, algorithm: SigningAlgorithm, subject: &str) -> SignedAss
         kid: Some("key-1".into()),
         algorithm,
         audience: "https://as.example.com/t".into(),
-        subject: subject.into(),
+        subject: Some(subject.into()),
         claims: Claims::from([("tenant".to_owned(), json!(["a", 1, true]))]),
+        lifetime: LIFETIME,
+        has_thumbprint: false,
     }
 }
 
@@ -69,7 +77,7 @@ fn a_jwt_signed_with_a_key_of_any_form_conforms_to_rfc_7523() {
 fn a_jwt_signed_with_the_secret_is_hs256_and_issued_by_the_client() {
     let secret = SecretString::from("s:%+ é====".to_owned());
     let additional = Claims::from([("tenant".to_owned(), json!("a"))]);
-    let jwt = under_secret("client", &secret, "https://as.example.com/t", &additional, wall_clock());
+    let jwt = under_secret("client", &secret, "https://as.example.com/t", &additional, validity());
 
     let key = DecodingKey::from_secret(secret.expose_secret().as_bytes());
     let (kid, claims) = checked(&jwt, &key, Algorithm::HS256);
@@ -80,12 +88,52 @@ fn a_jwt_signed_with_the_secret_is_hs256_and_issued_by_the_client() {
 }
 
 #[test]
+fn a_jwt_without_a_subject_has_the_configured_lifetime() {
+    let (p256, public) = keys::p256();
+    let assertion = SignedAssertion {
+        subject: None,
+        lifetime: Duration::from_secs(60),
+        ..assertion(&p256[0], SigningAlgorithm::Es256, "")
+    };
+    let now = wall_clock();
+    let jwt = under_key("client", &assertion, now).unwrap();
+
+    let (_, claims) = checked(&jwt, &DecodingKey::from_ec_der(&public), Algorithm::ES256);
+
+    assert_eq!(claims.get("sub"), None);
+    assert_eq!(claims["exp"], now.duration_since(UNIX_EPOCH).unwrap().as_secs() + 60);
+}
+
+#[test]
+fn a_thumbprint_names_the_certificate_beside_the_key() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = |key| rcgen::CertificateParams::default().self_signed(key).unwrap();
+    let (own, other) = (certificate(&key), certificate(&rcgen::KeyPair::generate().unwrap()));
+    let signed = |pem: &str| {
+        let assertion =
+            SignedAssertion { has_thumbprint: true, ..assertion(pem, SigningAlgorithm::Es256, "x") };
+        under_key("client", &assertion, wall_clock())
+    };
+    let key = key.serialize_pem();
+
+    for pem in [format!("{key}{}", own.pem()), format!("{}{key}{}", own.pem(), other.pem())] {
+        let jwt = signed(&pem).unwrap();
+        let header = jwt.expose_secret().split('.').next().unwrap();
+        let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, own.der());
+        assert_eq!(header["x5t#S256"], URL_SAFE_NO_PAD.encode(digest));
+    }
+    assert_eq!(signed(&key).unwrap_err(), KeyError::NoCertificate);
+    assert_eq!(signed(&format!("{key}{}", other.pem())).unwrap_err(), KeyError::OtherCertificate);
+}
+
+#[test]
 fn no_two_jwts_have_the_same_id() {
     let secret = SecretString::from("secret".to_owned());
     let key = DecodingKey::from_secret(b"secret");
-    let now = wall_clock();
+    let validity = validity();
     let ids: BTreeSet<String> = (0..100)
-        .map(|_| under_secret("client", &secret, "https://as.example.com/t", &Claims::new(), now))
+        .map(|_| under_secret("client", &secret, "https://as.example.com/t", &Claims::new(), validity))
         .map(|jwt| checked(&jwt, &key, Algorithm::HS256).1["jti"].as_str().unwrap().to_owned())
         .collect();
 
