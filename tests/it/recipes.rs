@@ -1,7 +1,10 @@
 //! The recipes of the documentation, each run unchanged against a platform that behaves as the vendor's documentation, or
 //! the tutorial, says.
 
+mod keys;
 mod platform;
+mod vendor;
+mod vendors;
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -12,17 +15,29 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Caller, Process, Reply, Request, command, eventually, spawn};
+use crate::harness::{Caller, Internet, Process, Reply, Request, command, eventually, spawn};
+pub(crate) use keys::write_key;
 use platform::{Answer, Platform, Realm};
 use testkit::harness::world::assert_absent;
 
 /// The value of the recipes' secrets. CXone's access keys end like this.
-const SECRETS: [(&str, &str); 5] = [
+pub(crate) const SECRETS: [(&str, &str); 16] = [
     ("CXONE_CLIENT_SECRET", "cx0ne/secret+with%all&of=it"),
     ("CXONE_DEVTEST_CLIENT_SECRET", "devtest-cx0ne-secret"),
     ("CXONE_ACCESS_KEY_SECRET", "QWNjZXNzS2V5U2VjcmV0T2ZGaWZ0eVNpeENoYXJhY3RlcnMrLw===="),
     ("GENESYS_CLIENT_SECRET", "g3nesys_secret-of-a-client"),
     ("CXONE_STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+    ("ZOOM_CLIENT_SECRET", "z00m_secret-of-a-client"),
+    ("AUTH0_CLIENT_SECRET", "auth0_secret-of-a-client"),
+    ("KEYCLOAK_CLIENT_SECRET", "keycl0ak_secret-of-a-client"),
+    ("ZOHO_CLIENT_SECRET", "z0h0_secret-of-a-client"),
+    ("ZOHO_REFRESH_TOKEN", "1000.z0h0-refresh-token.of-a-user"),
+    ("ZOHO_STATE_KEY", "em9oby1rZXkwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc="),
+    ("XERO_CLIENT_SECRET", "xer0_secret-of-a-client"),
+    ("XERO_STATE_KEY", "eGVyby1rZXkwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc="),
+    ("SERVICENOW_CLIENT_SECRET", "serv1cenow_secret-of-a-client"),
+    ("SERVICENOW_PASSWORD", "serv1cenow-password-of-a-user"),
+    ("TALKDESK_CLIENT_SECRET", "talkd3sk_secret-of-a-client"),
 ];
 
 fn secret(name: &str) -> &'static str {
@@ -43,6 +58,50 @@ struct Deployment {
     admin: SocketAddr,
 }
 
+/// A folder with a recipe after these changes, the key that it names and a folder of states, and the environment of the
+/// recipe in this internet.
+fn prepare(name: &str, changes: &[(&str, &str)], internet: &Internet) -> (TempDir, Vec<(String, String)>) {
+    let folder = tempfile::tempdir().unwrap();
+    let text = changes.iter().fold(recipe(name), |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    });
+    write_key(&text, folder.path());
+    std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
+    std::fs::create_dir(folder.path().join("state")).unwrap();
+    std::fs::set_permissions(folder.path().join("state"), Permissions::from_mode(0o700)).unwrap();
+    let mut environment = internet.environment(folder.path());
+    let own = [
+        ("BEARERD_SERVER__LISTEN", "127.0.0.1:0"),
+        ("BEARERD_ADMIN__LISTEN", "127.0.0.1:0"),
+        ("BEARERD_LOG__FORMAT", "json"),
+        ("RUST_LOG", "trace"),
+    ];
+    let all = SECRETS.iter().chain(&own);
+    environment.extend(all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    (folder, environment)
+}
+
+/// Logs in with a browser that ends at an address without a listener, and pastes that address. Answers the command's output.
+async fn log_in(
+    environment: &[(String, String)],
+    folder: &Path,
+    credential: &str,
+    admin: &str,
+    paste: impl Fn(&str) -> String,
+) -> String {
+    let launch = command(&["login", "--no-browser", credential], environment, folder);
+    let mut process = launch.variable("BEARERD_ADMIN__LISTEN", admin).with_input().start();
+    eventually("an address", async || process.output().contains("Waiting for")).await;
+    let output = process.output();
+    let address = output.lines().find(|line| line.starts_with("https://")).unwrap();
+    process.type_line(&paste(address)).await;
+    let status = process.ended().await;
+    let output = process.output();
+    assert_eq!(status.code(), Some(0), "{output}");
+    output
+}
+
 /// A recipe in a folder, for commands.
 #[derive(Debug)]
 struct Prepared {
@@ -53,35 +112,13 @@ struct Prepared {
 
 impl Prepared {
     fn new(name: &str, platform: Platform) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("proxy.toml"), recipe(name)).unwrap();
-        std::fs::create_dir(folder.path().join("state")).unwrap();
-        std::fs::set_permissions(folder.path().join("state"), Permissions::from_mode(0o700)).unwrap();
-        let mut environment = platform.internet.environment(folder.path());
-        let secrets = SECRETS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        environment.extend(secrets);
-        for (name, value) in [
-            ("BEARERD_SERVER__LISTEN", "127.0.0.1:0"),
-            ("BEARERD_ADMIN__LISTEN", "127.0.0.1:0"),
-            ("BEARERD_LOG__FORMAT", "json"),
-            ("RUST_LOG", "trace"),
-        ] {
-            environment.push((name.to_owned(), value.to_owned()));
-        }
+        let (folder, environment) = prepare(name, &[], &platform.internet);
         Self { platform, environment, folder }
     }
 
-    /// Logs in with a browser that ends at an address without a listener, and pastes that address.
     async fn log_in(&self, credential: &str, realm: usize, admin: &str) -> String {
-        let launch = command(&["login", "--no-browser", credential], &self.environment, self.folder.path());
-        let mut process = launch.variable("BEARERD_ADMIN__LISTEN", admin).with_input().start();
-        eventually("an address", async || process.output().contains("Waiting for")).await;
-        let output = process.output();
-        let address = output.lines().find(|line| line.starts_with("https://")).unwrap();
-        process.type_line(&self.platform.authorize(realm, address)).await;
-        let status = process.ended().await;
-        let output = process.output();
-        assert_eq!(status.code(), Some(0), "{output}");
+        let paste = |address: &str| self.platform.authorize(realm, address);
+        let output = log_in(&self.environment, self.folder.path(), credential, admin, paste).await;
         for secret in self.platform.secrets() {
             assert_absent(&output, secret.rsplit('.').next().unwrap());
         }
@@ -159,6 +196,7 @@ async fn every_recipe_is_valid_and_lists_its_requirements() {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let text = recipe(name);
         let run = tempfile::tempdir().unwrap();
+        write_key(&text, run.path());
         std::fs::write(run.path().join("proxy.toml"), &text).unwrap();
         std::fs::create_dir(run.path().join("state")).unwrap();
         let needed = SECRETS.iter().filter(|(name, _)| text.contains(&format!("\"{name}\"")));
@@ -183,7 +221,7 @@ async fn every_recipe_is_valid_and_lists_its_requirements() {
         let mut warnings = output.lines().filter(|line| line.starts_with("warning: "));
         assert!(warnings.all(|line| is_tutorial || is_placeholder(line)), "{file}:\n{output}");
     }
-    assert_eq!(seen, 8);
+    assert_eq!(seen, 19);
 }
 
 fn client_credentials_realm() -> Realm {
@@ -441,7 +479,11 @@ async fn cxone_the_access_key_leads_to_the_tenants_api() {
     let deployment = Deployment::start_ready("cxone", platform).await;
     let path = "/inContactAPI/services/v34.0/agents?fields=a%2Cb";
 
-    assert_eq!(deployment.get(path).await.status, 200);
+    let list = deployment.get(path).await;
+    assert_eq!(list.status, 200);
+    let list: Value = serde_json::from_slice(&list.body).unwrap();
+    let next = format!("http://{}/api/v2/users?pageNumber=2", deployment.address);
+    assert_eq!(list["_links"]["next"], next);
     deployment.prepared.platform.revoke(0);
     assert_eq!(deployment.send(&Request::get(path).field("accept", "text/csv")).await.status, 200);
     deployment.logs_in(&Request::post("/auth/token", b"grant_type=password")).await;

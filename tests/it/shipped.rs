@@ -8,6 +8,8 @@ use bearerd::config::source::section::Section;
 use bearerd::config::source::shipped::EXAMPLES;
 use bearerd::config::{Checked, Config, Diagnostics, Environment, parse};
 
+use crate::recipes::{SECRETS, write_key};
+
 pub(crate) fn shipped() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy.toml")).unwrap()
 }
@@ -20,20 +22,18 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) fn new() -> Self {
-        let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-        let environment = Environment::from([
+        const STATE_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+        const OWN: [(&str, &str); 6] = [
             ("API_CLIENT_SECRET", "x"),
-            ("API_STATE_KEY", key),
+            ("API_STATE_KEY", STATE_KEY),
             ("ADMIN_TOKEN", "x"),
-            ("AUDIT_KEY", key),
+            ("AUDIT_KEY", STATE_KEY),
             ("WEBHOOK_URL", "https://hooks.example.com/bearerd"),
-            ("WEBHOOK_SECRET", key),
-            ("CXONE_CLIENT_SECRET", "x"),
-            ("CXONE_DEVTEST_CLIENT_SECRET", "x"),
-            ("CXONE_ACCESS_KEY_SECRET", "x"),
-            ("GENESYS_CLIENT_SECRET", "x"),
-            ("CXONE_STATE_KEY", key),
-        ]);
+            ("WEBHOOK_SECRET", STATE_KEY),
+        ];
+        let all: [_; OWN.len() + SECRETS.len()] =
+            std::array::from_fn(|at| OWN.get(at).unwrap_or_else(|| &SECRETS[at - OWN.len()]));
+        let environment = Environment::from(all.map(|variable| *variable));
         let folder = tempfile::tempdir().unwrap();
         let pki = testkit::pki::Pki::new(&["localhost"]).unwrap();
         std::fs::create_dir(folder.path().join("certs")).unwrap();
@@ -47,6 +47,9 @@ impl Setting {
             ("server-key.pem", pki.server().key.clone()),
         ] {
             std::fs::write(folder.path().join("certs").join(name), content).unwrap();
+        }
+        for (_, recipe) in recipes() {
+            write_key(&recipe, folder.path());
         }
         Self { folder, environment }
     }
@@ -138,7 +141,7 @@ fn a_recipe_warns_of_values_to_fill_in_and_of_tutorials_only() {
     for (path, text) in recipes() {
         for (title, line) in warnings(&text) {
             let is_expected = match title.as_str() {
-                "looks like a placeholder" => line.contains("\"your-") || line.contains("//your-"),
+                "looks like a placeholder" => line.contains("\"your-") || line.contains("/your-"),
                 _ => title.starts_with("a token URL of tutorials"),
             };
             assert!(is_expected, "{}: {title}: {line}", path.display());

@@ -53,7 +53,7 @@ impl TokenRequest {
         for resource in &shape.resources {
             parameters.add("resource", resource);
         }
-        let authorization = parameters.add_client(identity)?;
+        let authorization = parameters.add_client(identity, shape.names.contains_key("client_id"))?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         for header in &identity.request_headers {
@@ -127,7 +127,13 @@ impl Parameters {
     }
 
     /// Adds the client's authentication to the body. Answers the `Authorization` value, if there is one.
-    fn add_client(&mut self, identity: &Identity<SecretString>) -> Result<Option<HeaderValue>, KeyError> {
+    ///
+    /// A JWT names the client. The id is sent besides if the configuration `names` the parameter.
+    fn add_client(
+        &mut self,
+        identity: &Identity<SecretString>,
+        names_id: bool,
+    ) -> Result<Option<HeaderValue>, KeyError> {
         let client_id = &identity.client_id;
         match &identity.client_auth {
             ClientAuth::Basic { secret, encoding } => {
@@ -142,13 +148,16 @@ impl Parameters {
                 let validity = Validity { now: wall_clock(), lifetime: *lifetime };
                 let jwt = assertion::under_secret(client_id, secret, audience, claims, validity);
                 self.secrets.push(secret.clone());
+                if names_id {
+                    self.add("client_id", client_id);
+                }
                 self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
                 self.add_secret("client_assertion", &jwt);
             }
             ClientAuth::PrivateKeyJwt(assertion) => {
                 let jwt = jwt(client_id, assertion)?;
                 // Another process may make assertions that do not name the client (RFC 7523 §3, RFC 7521 §4.2).
-                if matches!(assertion, Assertion::File(_)) {
+                if names_id || matches!(assertion, Assertion::File(_)) {
                     self.add("client_id", client_id);
                 }
                 self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);

@@ -136,21 +136,9 @@ impl Platform {
 
     /// Logs a person in at this address; returns the address that the browser is redirected to.
     pub(super) fn authorize(&self, realm: usize, address: &str) -> String {
-        let url = Url::parse(address).unwrap();
-        let parameter = |name: &str| {
-            let mut found = url.query_pairs().filter(|(key, _)| key == name);
-            let value = found.next().unwrap_or_else(|| panic!("{name} is missing: {address}")).1.into_owned();
-            assert!(found.next().is_none(), "{name} twice: {address}");
-            value
-        };
-        assert_eq!(parameter("response_type"), "code");
-        assert_eq!(parameter("code_challenge_method"), "S256");
-        let code = format!("code-{:016x}", fastrand::u64(..));
-        let redirect_uri = parameter("redirect_uri");
-        let mut back = Url::parse(&redirect_uri).unwrap();
-        back.query_pairs_mut().append_pair("code", &code).append_pair("state", &parameter("state"));
-        self.run(realm).pending = Some((code, parameter("code_challenge"), redirect_uri));
-        back.to_string()
+        let (back, login) = code_of_login(address);
+        self.run(realm).pending = Some(login);
+        back
     }
 
     /// Requests that break the platforms' rules.
@@ -169,6 +157,30 @@ impl Platform {
         })
         .collect()
     }
+}
+
+/// Logs a person in at this address. Answers the address that the browser is redirected to, and code, challenge and redirect
+/// URI of the login.
+pub(super) fn code_of_login(address: &str) -> (String, (String, String, String)) {
+    let url = Url::parse(address).unwrap();
+    let parameter = |name: &str| {
+        let mut found = url.query_pairs().filter(|(key, _)| key == name);
+        let value = found.next().unwrap_or_else(|| panic!("{name} is missing: {address}")).1.into_owned();
+        assert!(found.next().is_none(), "{name} twice: {address}");
+        value
+    };
+    assert_eq!(parameter("response_type"), "code");
+    assert_eq!(parameter("code_challenge_method"), "S256");
+    let code = format!("code-{:016x}", fastrand::u64(..));
+    let redirect_uri = parameter("redirect_uri");
+    let mut back = Url::parse(&redirect_uri).unwrap();
+    back.query_pairs_mut().append_pair("code", &code).append_pair("state", &parameter("state"));
+    (back.to_string(), (code, parameter("code_challenge"), redirect_uri))
+}
+
+/// The challenge of a verifier (RFC 7636 §4.2).
+pub(super) fn challenge_of(verifier: &str) -> String {
+    URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes()))
 }
 
 impl Shared {
@@ -240,10 +252,8 @@ impl Shared {
             None => realm.is_json,
             Some("authorization_code") => {
                 run.pending.take().is_some_and(|(code, challenge, redirect_uri)| {
-                    let verifier = value("code_verifier").unwrap_or_default().as_bytes();
-                    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier);
                     value("code") == Some(&code)
-                        && URL_SAFE_NO_PAD.encode(digest) == challenge
+                        && challenge_of(value("code_verifier").unwrap_or_default()) == challenge
                         && value("redirect_uri") == Some(&redirect_uri)
                 })
             }
@@ -287,7 +297,8 @@ impl Shared {
         };
         let accept = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).map(str::to_owned);
         run.calls.push(Call { method: head.method.to_string(), path: path.to_owned(), accept, status });
-        let body = if body.is_empty() && status == 200 { content(path) } else { body.to_owned() };
+        let body =
+            if body.is_empty() && status == 200 { content(realm.api_host, path) } else { body.to_owned() };
         let mut response = answer_with(status, &fields, body);
         if let Some(id) = head.headers.get(TEST_ID) {
             response.headers_mut().insert(TEST_ID, id.clone());
@@ -296,11 +307,12 @@ impl Shared {
     }
 }
 
-/// Lists have three pages; each names the path of the next.
-fn content(path: &str) -> String {
+/// Lists have three pages; each names the path of the next, and its URL.
+fn content(host: &str, path: &str) -> String {
     let page = path.split_once("pageNumber=").map_or(1, |(_, page)| page.parse().unwrap());
     let next = (page < 3).then(|| format!("/api/v2/users?pageNumber={}", page + 1));
-    json!({ "entities": [{ "id": page }], "nextPageUri": next }).to_string()
+    let link = next.as_ref().map(|next| format!("https://{host}{next}"));
+    json!({ "entities": [{ "id": page }], "nextPageUri": next, "_links": { "next": link } }).to_string()
 }
 
 /// A JWT without a valid signature.
@@ -315,7 +327,7 @@ fn jwt(realm: &Realm) -> String {
     parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".")
 }
 
-fn answer_with(
+pub(super) fn answer_with(
     status: u16,
     fields: &[(&'static str, &'static str)],
     body: impl Into<Bytes>,

@@ -131,6 +131,21 @@ fn a_jwt_replaces_the_secret_and_is_new_for_each_request() {
 }
 
 #[test]
+fn the_id_is_sent_beside_a_jwt_if_the_parameter_is_named() {
+    let body = |fields: &str| {
+        let body = body(&format!("client_auth = \"client_secret_jwt\"\nrequest_fields = {{ {fields} }}"));
+        without_jwts(&body).0
+    };
+    let prefix = "grant_type=client_credentials";
+    let suffix = "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=JWT";
+    let named = format!("{prefix}&client_id={CLIENT}&{suffix}");
+    assert_eq!(body("client_id = \"client_id\""), named);
+    for fields in ["", "client_id = \"\""] {
+        assert_eq!(body(fields), format!("{prefix}&{suffix}"));
+    }
+}
+
+#[test]
 fn every_secret_that_is_sent_must_not_be_quoted() {
     for (lines, expected) in [
         ("", vec![SECRET]),
