@@ -68,8 +68,7 @@ fn prepare(name: &str, changes: &[(&str, &str)], internet: &Internet) -> (TempDi
     });
     write_key(&text, folder.path());
     std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
-    std::fs::create_dir(folder.path().join("state")).unwrap();
-    std::fs::set_permissions(folder.path().join("state"), Permissions::from_mode(0o700)).unwrap();
+    create_state_folder(folder.path());
     let mut environment = internet.environment(folder.path());
     let own = [
         ("BEARERD_SERVER__LISTEN", "127.0.0.1:0"),
@@ -80,6 +79,11 @@ fn prepare(name: &str, changes: &[(&str, &str)], internet: &Internet) -> (TempDi
     let all = SECRETS.iter().chain(&own);
     environment.extend(all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     (folder, environment)
+}
+
+fn create_state_folder(folder: &Path) {
+    std::fs::create_dir(folder.join("state")).unwrap();
+    std::fs::set_permissions(folder.join("state"), Permissions::from_mode(0o700)).unwrap();
 }
 
 /// Logs in with a browser that ends at an address without a listener, and pastes that address. Answers the command's output.
@@ -198,7 +202,7 @@ async fn every_recipe_is_valid_and_lists_its_requirements() {
         let run = tempfile::tempdir().unwrap();
         write_key(&text, run.path());
         std::fs::write(run.path().join("proxy.toml"), &text).unwrap();
-        std::fs::create_dir(run.path().join("state")).unwrap();
+        create_state_folder(run.path());
         let needed = SECRETS.iter().filter(|(name, _)| text.contains(&format!("\"{name}\"")));
         let environment: Vec<(String, String)> = needed
             .map(|(name, value)| {

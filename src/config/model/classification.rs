@@ -321,7 +321,7 @@ impl Classified {
 
     fn assertion(&mut self, assertion: &Assertion<Secret>, audience_decides: Decides) {
         let signed = match assertion {
-            Assertion::Signed(signed) => signed,
+            Assertion::Signed(signed) => &**signed,
             Assertion::File(file) => return self.secret(Decides::Token, "assertion.file", file),
         };
         let SignedAssertion { key, kid, algorithm, audience, subject, claims, lifetime, has_thumbprint } =

@@ -130,7 +130,7 @@ pub enum Grant<S> {
 #[derive(Clone, Debug)]
 pub enum Assertion<S> {
     /// The daemon signs a new JWT for each request.
-    Signed(SignedAssertion<S>),
+    Signed(Box<SignedAssertion<S>>),
     /// Another process keeps a JWT fresh.
     File(S),
 }
@@ -302,7 +302,7 @@ impl<S> Assertion<S> {
             Self::Signed(signed) => {
                 let form = signed.form_of_key();
                 let key = read(KeyedSecret { form, ..KeyedSecret::new("assertion.key", &signed.key) });
-                Assertion::Signed(signed.with_key(key))
+                Assertion::Signed(Box::new(signed.with_key(key)))
             }
             Self::File(assertion) => {
                 let form = SecretForm::Assertion;

@@ -100,7 +100,7 @@ impl Resolver<'_> {
         let subject = text(&assertion.sub).or_else(|| client_id.map(str::to_owned));
         let kid = text(&assertion.kid);
         let (audience, claims, lifetime) = content?;
-        Some(Assertion::Signed(SignedAssertion {
+        Some(Assertion::Signed(Box::new(SignedAssertion {
             key,
             kid,
             algorithm,
@@ -110,7 +110,7 @@ impl Resolver<'_> {
             claims,
             lifetime,
             has_thumbprint,
-        }))
+        })))
     }
 
     fn assertion_file(&mut self, file: &Spanned<PathBuf>) -> Option<Secret> {

@@ -57,7 +57,7 @@ impl Resolver<'_> {
         let of_client = assertion.clone().zip(client_id.clone());
         let of_client = of_client.map(|(assertion, subject)| match assertion {
             Assertion::Signed(signed) => {
-                Assertion::Signed(SignedAssertion { subject: Some(subject), ..signed })
+                Assertion::Signed(Box::new(SignedAssertion { subject: Some(subject), ..*signed }))
             }
             Assertion::File(file) => Assertion::File(file),
         });

@@ -268,7 +268,7 @@ impl Vendor {
         let mut run = run.lock().unwrap();
         if (host, head.uri.path()) == self.token {
             return Ok(match self.check(&mut run, &head, &body) {
-                Ok(()) => self.issue(&mut run, &body),
+                Ok(()) => self.issue(&mut run),
                 Err(flaw) => {
                     run.violations.push(flaw);
                     answer_with(400, &[], "{\"error\":\"invalid_request\"}")
@@ -340,7 +340,7 @@ impl Vendor {
         if form == expected { Ok(()) } else { Err(format!("{form:?} and not {expected:?}")) }
     }
 
-    fn issue(&self, run: &mut Run, _body: &Bytes) -> Response<Body> {
+    fn issue(&self, run: &mut Run) -> Response<Body> {
         if let Some(Answer(status, fields, body)) = run.token_answers.pop_front() {
             return answer_with(status, &fields, body);
         }
@@ -373,16 +373,15 @@ impl Vendor {
         let now = Instant::now();
         let issued = run.issued.iter().position(|(token, _)| sent == format!("{} {token}", self.scheme));
         let is_live = issued.is_some_and(|at| at >= run.revoked && now < run.issued[at].1);
-        if issued.is_none() || issued.is_some_and(|at| now >= run.issued[at].1) {
+        if issued.is_none_or(|at| now >= run.issued[at].1) {
             run.violations.push(format!("an unknown or ended token: {sent}"));
         }
         if let Some((name, value)) = self.field.filter(|(name, value)| !has(&head.headers, name, value)) {
             run.violations.push(format!("no {name}: {value}"));
         }
         let answer = if is_live { run.api_answers.pop_front() } else { None };
-        let Answer(status, fields, body) = answer.unwrap_or_else(|| match is_live {
-            true => Answer(200, Vec::new(), "{}"),
-            false => Answer(401, Vec::new(), self.unauthorized),
+        let Answer(status, fields, body) = answer.unwrap_or_else(|| {
+            if is_live { Answer(200, Vec::new(), "{}") } else { Answer(401, Vec::new(), self.unauthorized) }
         });
         run.calls.push(status);
         if head.uri.path() != LIST {

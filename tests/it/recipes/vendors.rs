@@ -60,7 +60,7 @@ async fn zoom_account_credentials() {
 }
 
 /// help.salesforce.com: "OAuth 2.0 JWT Bearer Flow for Server-to-Server Integration" (claims, request, answer without
-/// `expires_in`), "OAuth 2.0 error codes", "Login Rate Exceeded", and the API's REQUEST_LIMIT_EXCEEDED.
+/// `expires_in`), "OAuth 2.0 error codes", "Login Rate Exceeded", and the API's `REQUEST_LIMIT_EXCEEDED`.
 #[tokio::test]
 async fn salesforce_jwt_bearer() {
     let vendor = Vendor {
@@ -350,7 +350,7 @@ async fn xero_refresh_token_that_rotates() {
 }
 
 /// servicenow.com/docs: "Client credentials" and "OAuth 2.0 with the password grant" (form, answer of 1799 seconds with the
-/// scope useraccount), its error `server_error` with access_denied for a wrong secret, "Inbound REST API rate limiting" (429
+/// scope useraccount), its error `server_error` (`access_denied`) for a wrong secret, "Inbound REST API rate limiting" (429
 /// with Retry-After), and the `Link` of the Table API.
 #[tokio::test]
 async fn servicenow_client_credentials_and_password() {

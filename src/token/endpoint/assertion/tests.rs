@@ -92,7 +92,7 @@ fn a_jwt_without_a_subject_has_the_configured_lifetime() {
     let (p256, public) = keys::p256();
     let assertion = SignedAssertion {
         subject: None,
-        lifetime: Duration::from_secs(60),
+        lifetime: Duration::from_mins(1),
         ..assertion(&p256[0], SigningAlgorithm::Es256, "")
     };
     let now = wall_clock();
