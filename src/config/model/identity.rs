@@ -14,6 +14,9 @@ use serde_json::Value;
 use super::secret::{Secret, SecretForm};
 use super::signing_key::SigningAlgorithm;
 
+/// How long a JWT is valid from now on. JWTs are backdated by half a minute, and servers refuse more than five minutes.
+pub const DEFAULT_JWT_LIFETIME: Duration = Duration::from_secs(270);
+
 /// Additional claims of a JWT, by name.
 pub type Claims = BTreeMap<String, Value>;
 

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::Resolver;
 use super::fallback::Grants;
-use crate::config::model::identity::{Assertion, Claims, SignedAssertion};
+use crate::config::model::identity::{Assertion, Claims, DEFAULT_JWT_LIFETIME, SignedAssertion};
 use crate::config::model::secret::{Secret, SecretForm, SecretSource};
 use crate::config::model::signing_key::SigningAlgorithm;
 use crate::config::source::choice;
@@ -16,8 +16,6 @@ use crate::config::source::key::Key;
 use crate::config::source::schema::{self, ClaimsByName};
 use crate::config::source::units;
 
-/// How long a JWT is valid from now on. JWTs are backdated by half a minute, and servers refuse more than five minutes.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(270);
 /// Servers refuse more than an hour.
 const MAX_LIFETIME: Duration = Duration::from_mins(55);
 
@@ -121,7 +119,7 @@ impl Resolver<'_> {
 
     /// The time from a token request to `exp` of its JWT.
     pub(super) fn lifetime(&mut self, lifetime: Option<&Spanned<units::Duration>>) -> Duration {
-        let Some(written) = lifetime else { return DEFAULT_LIFETIME };
+        let Some(written) = lifetime else { return DEFAULT_JWT_LIFETIME };
         let lifetime = written.get_ref().0;
         if lifetime.is_zero() || lifetime > MAX_LIFETIME {
             let help = "a JWT is for one token request: a few minutes are enough";
