@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+pub mod attention;
 mod confirmation;
 mod credentials;
 mod exposition;

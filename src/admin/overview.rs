@@ -11,13 +11,14 @@ use http::{Method, Request, StatusCode};
 use tokio::sync::watch;
 
 use super::access::Need;
+use super::attention;
 use super::credentials::Credentials;
 use super::latency::{Histogram, Latencies, Recent, SAMPLE_INTERVAL};
 use super::problem::{json, method_not_allowed};
 use super::readiness::Readiness;
 use super::server::{Client, Peer};
 use super::status::{
-    Audit, Certificate, Configuration, Credential, Route, Shared, Status, Time, Upstream, Webhook,
+    Audit, Certificate, Configuration, Credential, Hold, Route, Shared, Status, Time, Upstream, Webhook,
 };
 use crate::http::Problem;
 use crate::lifecycle::Stage;
@@ -57,6 +58,8 @@ pub struct RouteFigures {
     pub replays: u64,
     /// The time that requests took.
     pub latency: Histogram,
+    /// The rejection hold in force.
+    pub hold: Option<Hold>,
 }
 
 /// The whole daemon, for operators.
@@ -86,12 +89,12 @@ impl Overview {
         for figures in self.parts.routes() {
             let Recent { median: p50_ms, p99: p99_ms, medians: series } =
                 self.latencies.recent(&figures.name, &figures.latency);
-            let RouteFigures { name, requests, errors, unauthorized, replays, .. } = figures;
-            routes.push(Route { name, requests, errors, unauthorized, replays, p50_ms, p99_ms });
+            let RouteFigures { name, requests, errors, unauthorized, replays, hold, .. } = figures;
+            routes.push(Route { name, requests, errors, unauthorized, replays, p50_ms, p99_ms, hold });
             medians.push(series);
         }
         let credentials = self.credentials.all();
-        let status = Status {
+        let mut status = Status {
             version: version::VERSION.to_owned(),
             commit: Some(version::COMMIT).filter(|commit| *commit != "unknown").map(str::to_owned),
             instance: self.events().instance().to_owned(),
@@ -99,6 +102,7 @@ impl Overview {
             ready: self.readiness.is_ready(),
             draining: self.readiness.is_draining(),
             configuration: self.parts.configuration(),
+            attention: Vec::new(),
             credentials: credentials
                 .iter()
                 .map(|(source, operator)| Credential::now(source, operator))
@@ -110,6 +114,7 @@ impl Overview {
             audit: self.parts.audit(),
             webhooks: self.parts.webhooks(),
         };
+        status.attention = attention::findings(&status, Time::now());
         (status, medians)
     }
 

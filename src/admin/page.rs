@@ -12,6 +12,7 @@ use http::{Request, StatusCode};
 use jiff::Timestamp;
 
 use self::drawing::{Sparkline, icon};
+use super::attention::{Finding, shown_to};
 use super::html;
 use super::overview::Overview;
 use super::server::Peer;
@@ -33,6 +34,7 @@ struct Page {
     ready: bool,
     draining: bool,
     rendered: When,
+    attention: Vec<FindingView>,
     credentials: Vec<CredentialView>,
     upstreams: Vec<UpstreamView>,
     routes: Vec<RouteView>,
@@ -60,12 +62,22 @@ struct When {
     words: String,
 }
 
+/// Something that needs attention.
+struct FindingView {
+    seen: Finding,
+    icon: &'static str,
+    since: Option<When>,
+    until: Option<(&'static str, When)>,
+    /// What a person can do: pieces of text, and whether each is a name of the configuration or a command.
+    help: Vec<(bool, String)>,
+    /// The part of the page with more about it.
+    more: String,
+}
+
 struct CredentialView {
     seen: Credential,
     icon: &'static str,
     since: Option<When>,
-    /// What a person can do: pieces of text, and whether each is a name of the configuration or a command.
-    help: Vec<(bool, String)>,
     left: Option<TimeLeft>,
     next: Option<(&'static str, When)>,
     not_before: Option<When>,
@@ -112,6 +124,7 @@ struct UpstreamView {
 
 struct RouteView {
     seen: Route,
+    held_until: Option<When>,
     p50: String,
     p99: String,
     sparkline: Option<Sparkline>,
@@ -164,10 +177,11 @@ impl Page {
             events,
             uptime: span(status.started_at.until(now)),
             rendered: When { exact: now.to_string(), words: clock_time(now) },
+            attention: attention(status.attention, &status.credentials, now),
             credentials: status.credentials.into_iter().map(|one| CredentialView::new(one, now)).collect(),
             upstreams: status.upstreams.into_iter().map(|one| UpstreamView::new(one, now)).collect(),
             routes: routes
-                .map(|(at, route)| RouteView::new(route, medians.get(at).map_or(&[], Vec::as_slice)))
+                .map(|(at, route)| RouteView::new(route, medians.get(at).map_or(&[], Vec::as_slice), now))
                 .collect(),
             certificates: status.certificates.into_iter().map(|one| CertificateView::new(one, now)).collect(),
             webhooks: status.webhooks,
@@ -187,7 +201,7 @@ impl Headline {
     fn of(status: &Status) -> Self {
         let of_state = |state: &str| status.credentials.iter().filter(|one| one.state == state).count();
         let persons = status.credentials.iter().filter(|one| one.needs_person).count();
-        let open = status.upstreams.iter().filter(|one| one.breaker != "closed").count();
+        let unusable = status.attention.iter().filter(|one| one.is_unusable()).count();
         let all = status.credentials.len();
         let (state, text) = if status.draining {
             ("degraded", "Stopping: requests in flight are being finished".to_owned())
@@ -196,10 +210,12 @@ impl Headline {
             ("unusable", format!("{} {verb} a person", counted(persons, "credential")))
         } else if of_state("unusable") > 0 {
             ("unusable", format!("{} of {} unusable", of_state("unusable"), counted(all, "credential")))
+        } else if unusable > 0 {
+            ("unusable", needs_attention(status.attention.len()))
         } else if of_state("degraded") > 0 {
             ("degraded", format!("{} of {} degraded", of_state("degraded"), counted(all, "credential")))
-        } else if open > 0 {
-            ("degraded", format!("{} unavailable", counted(open, "upstream")))
+        } else if !status.attention.is_empty() {
+            ("degraded", needs_attention(status.attention.len()))
         } else if of_state("acquiring") > 0 {
             ("acquiring", "Waiting for the first token".to_owned())
         } else if all == 0 {
@@ -215,6 +231,33 @@ impl Headline {
         let counts = (counts.len() > 1).then(|| words.join(" · "));
         Self { state, icon: icon(state), text, counts }
     }
+}
+
+fn needs_attention(findings: usize) -> String {
+    match findings {
+        1 => "One thing needs attention".to_owned(),
+        count => format!("{count} things need attention"),
+    }
+}
+
+/// What needs attention, each with a link to the part of the page that says more.
+fn attention(findings: Vec<Finding>, credentials: &[Credential], now: Time) -> Vec<FindingView> {
+    let view = |seen: Finding| FindingView {
+        icon: icon(&seen.state),
+        since: seen.since.map(|since| When::past(since, now)),
+        until: seen.until.map(|until| (seen.until_name(), When::past(until, now))),
+        help: pieces(&seen.help),
+        more: match seen.subject.as_str() {
+            "credential" => {
+                let place = credentials.iter().position(|one| one.name == seen.name);
+                format!("credential-{}", place.map_or(0, |place| place + 1))
+            }
+            "configuration" | "audit" => "daemon".to_owned(),
+            subject => format!("{subject}s"),
+        },
+        seen,
+    };
+    findings.into_iter().map(view).collect()
 }
 
 impl When {
@@ -251,7 +294,6 @@ impl CredentialView {
         Self {
             icon: icon(&seen.state),
             since: seen.since.map(|since| When { exact: since.to_string(), words: span(since.until(now)) }),
-            help: seen.help.as_deref().map(pieces).unwrap_or_default(),
             left: TimeLeft::of(&seen, now),
             next,
             not_before: seen.not_before.map(|at| When::coming(at, now)),
@@ -306,9 +348,16 @@ impl UpstreamView {
 }
 
 impl RouteView {
-    fn new(seen: Route, medians: &[Option<f64>]) -> Self {
+    fn new(seen: Route, medians: &[Option<f64>], now: Time) -> Self {
         let text = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), milliseconds);
-        Self { p50: text(seen.p50_ms), p99: text(seen.p99_ms), sparkline: Sparkline::of(medians), seen }
+        let held_until = seen.hold.as_ref().and_then(|hold| hold.until).map(|until| When::coming(until, now));
+        Self {
+            held_until,
+            p50: text(seen.p50_ms),
+            p99: text(seen.p99_ms),
+            sparkline: Sparkline::of(medians),
+            seen,
+        }
     }
 }
 
@@ -321,13 +370,7 @@ impl CertificateView {
             Some(_) => ("valid", "valid"),
             None => ("acquiring", "without an end"),
         };
-        let purpose = match certificate.purpose.as_str() {
-            "server" => "Shown to callers",
-            "admin" => "Shown to operators",
-            "client" => "Shown to the token endpoint",
-            "upstream_client" => "Shown to the upstream",
-            _ => "Other",
-        };
+        let purpose = shown_to(&certificate.purpose);
         let end = certificate.expires_at.map(|end| When::past(end, now));
         Self { purpose, name: certificate.name, icon: icon(state), end, words }
     }

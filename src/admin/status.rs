@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::attention::Finding;
 use crate::documentation;
 use crate::telemetry::event::{milliseconds, timestamp};
 use crate::telemetry::history::{LastError, RecentEvent, Record};
@@ -31,6 +32,9 @@ pub struct Status {
     pub draining: bool,
     /// The configuration in force.
     pub configuration: Configuration,
+    /// What needs attention, the most urgent first.
+    #[serde(default)]
+    pub attention: Vec<Finding>,
     /// The credentials, in the order of the configuration.
     pub credentials: Vec<Credential>,
     /// The upstreams.
@@ -88,6 +92,9 @@ pub struct Credential {
     pub since: Option<Time>,
     /// Whether the credential needs a person.
     pub needs_person: bool,
+    /// What needs attention although token requests succeed.
+    #[serde(skip)]
+    pub(super) warning: Option<&'static str>,
     /// What a person can do.
     pub help: Option<String>,
     /// The address of the documentation of the reason.
@@ -134,7 +141,7 @@ pub struct Credential {
     pub events: Vec<Event>,
 }
 
-/// A failed token request.
+/// A failed request to a token endpoint or an upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// When it failed.
@@ -169,6 +176,8 @@ pub struct Upstream {
     pub connections: usize,
     /// The requests that wait for a connection.
     pub waiting: usize,
+    /// The latest failure, if no request has succeeded since.
+    pub last_error: Option<Failure>,
 }
 
 /// A route, with counts since the start and latencies of the last minutes.
@@ -188,6 +197,24 @@ pub struct Route {
     pub p50_ms: Option<f64>,
     /// The time within which 99 of 100 requests were answered.
     pub p99_ms: Option<f64>,
+    /// The rejection hold in force.
+    pub hold: Option<Hold>,
+}
+
+/// A rejection hold: the upstream rejects the credential's token, and no refresh helps. Until its end, rejections pass to
+/// the callers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hold {
+    /// The credential.
+    pub credential: String,
+    /// When the hold began.
+    pub since: Option<Time>,
+    /// When the next rejection causes a refresh again.
+    pub until: Option<Time>,
+    /// Why no refresh helps: `fresh_token_rejected` or `same_token_again`.
+    pub outcome: String,
+    /// The statuses by which the upstream rejects a token, which callers get.
+    pub status_codes: Vec<u16>,
 }
 
 /// A certificate that the daemon shows.
@@ -290,6 +317,7 @@ impl Credential {
             reason: status.reason.map(str::to_owned),
             since: Time::new(status.since),
             needs_person: status.needs_person,
+            warning: status.warning,
             generation: status.generation,
             fingerprint: record.fingerprint.clone().filter(|_| has_token),
             issued_at: status.issued.and_then(Time::new),

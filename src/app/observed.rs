@@ -3,19 +3,24 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::StatusCode;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
 use super::certificates::Certificates;
 use super::reports::Reports;
 use super::upstreams::InForce;
-use crate::admin::status::{Audit, Certificate, Configuration, LastReload, Shared, Time, Upstream, Webhook};
+use crate::admin::status::{
+    Audit, Certificate, Configuration, Failure, Hold, LastReload, Shared, Time, Upstream, Webhook,
+};
 use crate::admin::{Histogram, Parts, RouteFigures};
-use crate::clock::wall_clock;
-use crate::config::Config;
+use crate::clock::{Moment, wall_clock};
+use crate::config::{Config, Route};
 use crate::config::model::certificate;
+use crate::peer_text::printable;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream as Connected;
 use crate::proxy::worker::ConnectionCounter;
@@ -175,6 +180,8 @@ impl Parts for Observed {
     }
 
     fn upstreams(&self) -> Vec<Upstream> {
+        let in_force = self.in_force.load();
+        let times = Times::now(&in_force.settings);
         let upstream = |one: &Arc<Connected>| {
             let (breaker, wait) = one.breaker.seen();
             Upstream {
@@ -183,15 +190,33 @@ impl Parts for Observed {
                 breaker_until: wait.and_then(|wait| Time::new(wall_clock().checked_add(wait)?)),
                 connections: one.gauges.connections.get(),
                 waiting: one.gauges.waiting.get(),
+                last_error: one.breaker.failure().map(|failure| Failure {
+                    at: times.past(failure.at),
+                    outcome: failure.code.clone().into_owned(),
+                    detail: printable(&failure.detail),
+                }),
             }
         };
-        self.in_force.load().upstreams.iter().map(upstream).collect()
+        in_force.upstreams.iter().map(upstream).collect()
     }
 
     fn routes(&self) -> Vec<RouteFigures> {
         let in_force = self.in_force.load();
         let InForceParts { config, settings, .. } = &**in_force;
-        config.routes.iter().map(|route| figures(&settings.traffic.route(&route.name))).collect()
+        let times = Times::now(settings);
+        let hold = |route: &Route| {
+            let route = settings.table.find(route.host.as_deref(), &route.path)?;
+            let (held, token) = (route.hold.seen(times.now)?, route.token.as_ref()?);
+            Some(Hold {
+                credential: token.name().to_owned(),
+                since: times.past(held.since),
+                until: times.coming(held.until),
+                outcome: held.cause.as_str().to_owned(),
+                status_codes: route.retry_on.iter().map(StatusCode::as_u16).collect(),
+            })
+        };
+        let counts = |route: &Route| figures(&settings.traffic.route(&route.name), hold(route));
+        config.routes.iter().map(counts).collect()
     }
 
     fn certificates(&self) -> Vec<Certificate> {
@@ -238,8 +263,29 @@ impl Parts for Observed {
     }
 }
 
+/// Converts moments to times of the wall clock.
+#[derive(Clone, Copy)]
+struct Times {
+    now: Moment,
+    wall: SystemTime,
+}
+
+impl Times {
+    fn now(settings: &ServiceSettings) -> Self {
+        Self { now: settings.clock.now(), wall: settings.clock.wall() }
+    }
+
+    fn past(self, moment: Moment) -> Option<Time> {
+        self.wall.checked_sub(self.now.since(moment)).and_then(Time::new)
+    }
+
+    fn coming(self, moment: Moment) -> Option<Time> {
+        self.wall.checked_add(self.now.until(moment)).and_then(Time::new)
+    }
+}
+
 /// The counts of a route.
-fn figures(route: &RouteTraffic) -> RouteFigures {
+fn figures(route: &RouteTraffic, hold: Option<Hold>) -> RouteFigures {
     let mut sum = Buckets::default();
     let mut errors = 0;
     for (key, buckets) in route.requests() {
@@ -254,6 +300,7 @@ fn figures(route: &RouteTraffic) -> RouteFigures {
         unauthorized: Unauthorized::ALL.iter().map(|outcome| route.unauthorized_total(*outcome)).sum(),
         replays: route.retries_total(Retry::Unauthorized),
         latency: Histogram { bounds: native_bounds(), counts: sum.native_counts().to_vec() },
+        hold,
     }
 }
 

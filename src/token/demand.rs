@@ -6,6 +6,7 @@
 //! A party withdraws only its own demand, when the rejected token is accepted after all: in response to a request that was
 //! sent while the demand stood. The late response to an earlier request says nothing about a token that was revoked since.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -13,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::access_token::Generation;
+use crate::clock::Moment;
 
 /// The demands of all parties for one credential's tokens, and a signal to the refresher.
 #[derive(Debug, Default)]
@@ -22,11 +24,18 @@ pub(super) struct Demands {
     signal: Notify,
 }
 
+/// What a route knows of the tokens that its upstream rejects.
+pub trait Verdicts: fmt::Debug + Send + Sync {
+    /// Whether the upstream rejects this token, and no refresh has helped.
+    fn rejects(&self, generation: Generation, now: Moment) -> bool;
+}
+
 /// The demand of one party.
 #[derive(Debug, Default)]
 pub(super) struct Demand {
-    /// Whether the party is a route. The credential's own source, which others are made from, sends no requests.
-    is_route: bool,
+    /// The verdicts of the route that the party is. The credential's own source, which others are made from, sends no
+    /// requests.
+    route: Option<Arc<dyn Verdicts>>,
     /// A [`Demanded`].
     word: AtomicU64,
     withdrawn: Notify,
@@ -64,9 +73,9 @@ pub(super) enum Rejection {
 }
 
 impl Demands {
-    /// Another party, which demands nothing. A party that is dropped withdraws its demand.
-    pub(super) fn party(&self) -> Arc<Demand> {
-        self.add(Demand { is_route: true, ..Demand::default() })
+    /// The party of a route, which demands nothing. A party that is dropped withdraws its demand.
+    pub(super) fn party(&self, verdicts: Arc<dyn Verdicts>) -> Arc<Demand> {
+        self.add(Demand { route: Some(verdicts), ..Demand::default() })
     }
 
     /// The party of the credential's own source.
@@ -87,12 +96,13 @@ impl Demands {
         self.parties().any(|party| party.exceeds(generation))
     }
 
-    /// Which parties demand a later token than this one.
-    pub(super) fn rejection(&self, generation: Generation) -> Rejection {
+    /// Which parties demand a later token than this one, or would if a refresh helped.
+    pub(super) fn rejection(&self, generation: Generation, now: Moment) -> Rejection {
         let (mut some, mut all) = (false, true);
         for party in self.parties() {
-            let exceeds = party.exceeds(generation);
-            (some, all) = (some || exceeds, all && (exceeds || !party.is_route));
+            let is_held = |route: &Arc<dyn Verdicts>| route.rejects(generation, now);
+            let rejects = party.exceeds(generation) || party.route.as_ref().is_some_and(is_held);
+            (some, all) = (some || rejects, all && (rejects || party.route.is_none()));
         }
         match (some, all) {
             (false, _) => Rejection::None,
@@ -178,6 +188,13 @@ impl Demand {
 }
 
 #[cfg(test)]
+impl Verdicts for () {
+    fn rejects(&self, _: Generation, _: Moment) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
 
@@ -195,7 +212,7 @@ mod tests {
     #[test]
     fn a_demand_ends_with_the_acceptance_of_the_token_that_it_complains_of() {
         let demands = Demands::default();
-        let party = demands.party();
+        let party = demands.party(Arc::new(()));
         assert!(!accepts(&party, G2));
         assert!(party.raise_beyond(G2) && !party.raise_beyond(G2));
         assert!(demands.exceed(G2) && !demands.exceed(G3));
@@ -215,7 +232,7 @@ mod tests {
     #[test]
     fn the_late_response_to_an_earlier_request_withdraws_no_demand() {
         let demands = Demands::default();
-        let party = demands.party();
+        let party = demands.party(Arc::new(()));
         let before = party.demanded();
         party.raise_beyond(G1);
         let during = party.demanded();
@@ -231,7 +248,7 @@ mod tests {
     #[test]
     fn a_party_withdraws_only_its_own_demand() {
         let demands = Demands::default();
-        let (one, other) = (demands.party(), demands.party());
+        let (one, other) = (demands.party(Arc::new(())), demands.party(Arc::new(())));
         one.raise_beyond(G1);
         other.raise_beyond(G1);
         assert!(accepts(&one, G1));

@@ -34,7 +34,10 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
              your own set `ca_file` of the credential, for a proxy `proxy`, and for a slow server `timeout`"
         }
         TokenError::Discovery(error) => help_for_discovery(error),
-        TokenError::Server(_) | TokenError::Unavailable { .. } => "the server has an internal error: try again later",
+        TokenError::Server(_) | TokenError::Unavailable { .. } => {
+            "the authorization server has an internal error: try again later, as a running daemon does by itself; ask the \
+             provider if that lasts"
+        }
         TokenError::Malformed(Malformed::NotJwt) => {
             "remove `expect_jwt`, or have the provider issue JWTs to this client"
         }
@@ -42,7 +45,9 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
         TokenError::Malformed(_) => {
             "check that `token_url` is a token endpoint; if its responses have non-standard members, set `fields`"
         }
-        TokenError::Throttled { .. } => "wait: this client made too many token requests; check what else uses it",
+        TokenError::Throttled { .. } => {
+            "wait, as a running daemon does by itself: this client made too many token requests; check what else uses it"
+        }
         TokenError::Rejected { status: 300..=399, .. } => {
             "set `token_url` to the address that it redirects to: bearerd follows no redirects"
         }
@@ -51,9 +56,9 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
             "wait: bearerd sends the same refresh token again after 30 s and after 5 min; check that nothing else uses \
              the refresh token"
         }
-        TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit(_) => {
-            "authorize the client again: with `bearerd login` if the grant is \"authorization_code\", or else with a \
-             new `refresh_token`"
+        TokenError::ReauthorizationRequired(_) => return authorize_again(credential),
+        TokenError::RotationLimit(_) => {
+            return format!("{}, or raise `max_rotations`", authorize_again(credential));
         }
         TokenError::Assertion(_) => "check `key` and `alg` of `assertion`",
         TokenError::AssertionFile(_) => "check the process that writes `file` of `assertion`",
@@ -70,6 +75,22 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
         }
     }
     .to_owned()
+}
+
+/// How a person authorizes the client of this credential again.
+pub(super) fn authorize_again(credential: &Credential) -> String {
+    match credential.identity.grant {
+        Grant::AuthorizationCode { .. } => {
+            format!("authorize the client again with `bearerd login {}`", credential.name)
+        }
+        _ => "authorize the client again at the provider, and set `refresh_token` to the new refresh token"
+            .to_owned(),
+    }
+}
+
+/// What a person can do about a token that upstreams reject.
+pub(super) const fn help_for_rejected_token() -> &'static str {
+    "check that the route's upstream accepts tokens of this credential: its audience, tenant, region and scopes"
 }
 
 /// The help for the most telling flaw of the metadata documents.

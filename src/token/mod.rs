@@ -44,7 +44,7 @@ pub mod store;
 pub mod trial;
 
 pub use access_token::{AccessToken, Generation};
-pub use demand::Demanded;
+pub use demand::{Demanded, Verdicts};
 pub use endpoint::response::TokenResponse;
 pub use endpoint::{ClientError, HeldToken, TokenClient, TokenEndpoint};
 pub use fingerprint::Fingerprint;

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::access_token::{AccessToken, Generation};
-use super::demand::{Demand, Demanded, Demands, Rejection};
+use super::demand::{Demand, Demanded, Demands, Rejection, Verdicts};
 use super::error::TokenError;
 use super::progress::{RefreshProgress, Unavailable};
 use super::store::{Current, Store};
@@ -66,10 +66,10 @@ impl TokenSource {
         }
     }
 
-    /// The same tokens, for another party: its demands are its own, and end with its own acceptance of a token.
+    /// The same tokens, for a route: its demands are its own, and end with its own acceptance of a token.
     #[must_use]
-    pub fn for_another_party(&self) -> Self {
-        Self { demand: self.demands.party(), ..self.clone() }
+    pub fn for_route(&self, verdicts: Arc<dyn Verdicts>) -> Self {
+        Self { demand: self.demands.party(verdicts), ..self.clone() }
     }
 
     /// The credential's name.
@@ -171,7 +171,8 @@ impl TokenSource {
 
     /// The refresher's progress, and whether the upstreams reject the latest token.
     pub(super) fn seen(&self) -> (RefreshProgress, Rejection, Clock) {
-        (self.progress.borrow().clone(), self.demands.rejection(self.store.generation()), self.clock)
+        let rejection = self.demands.rejection(self.store.generation(), self.clock.now());
+        (self.progress.borrow().clone(), rejection, self.clock)
     }
 
     /// Waits for a usable token.

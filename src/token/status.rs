@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use super::access_token::AccessToken;
 use super::demand::Rejection;
 use super::error::TokenError;
-use super::help::help;
+use super::help::{authorize_again, help, help_for_rejected_token};
 use super::limiter::Barrier;
-use super::progress::{Reason, RefreshProgress};
+use super::progress::{Reason, RefreshProgress, Standing};
 use super::source::TokenSource;
 use crate::clock::Moment;
 use crate::config::Credential;
@@ -18,6 +18,16 @@ use crate::telemetry::history::{History, Record};
 
 /// Why a credential with a usable token is degraded although token requests succeed: upstreams reject the token.
 pub const TOKEN_REJECTED: &str = "token_rejected";
+
+/// The refresh token ends soon, and no refresh moves its end.
+const GRANT_EXPIRING: &str = "grant_expiring";
+/// The state file cannot be written.
+const STATE_NOT_DURABLE: &str = "state_not_durable";
+/// The refresh token was replaced almost as often as `max_rotations` allows.
+const ROTATION_LIMIT_NEAR: &str = "rotation_limit_near";
+
+/// Why a credential that is otherwise well needs attention.
+pub const WARNINGS: [&str; 3] = [GRANT_EXPIRING, STATE_NOT_DURABLE, ROTATION_LIMIT_NEAR];
 
 /// Whether a credential is well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +68,8 @@ pub struct CredentialStatus {
     pub since: SystemTime,
     /// Whether a person must act.
     pub needs_person: bool,
+    /// What needs attention although token requests succeed: one of [`WARNINGS`].
+    pub warning: Option<&'static str>,
     /// What a person can do.
     pub help: Option<String>,
     /// The generation of the latest token; 0 before the first.
@@ -104,7 +116,9 @@ impl CredentialStatus {
         let is_failing = progress.failure.is_some();
         let blocked =
             progress.blocked.filter(|blocked| times.now < blocked.until && !is_never(blocked.until));
+        // A token that a route rejects is due now, whatever the rest of its life.
         let due = standing.due.filter(|due| !is_never(*due));
+        let due = if source.is_rejected() { due.map(|due| due.min(times.now)) } else { due };
         let expires = token.as_deref().map(AccessToken::expires);
         let changed = match expires {
             // Nothing happens when a token ends, so the change may be observed later.
@@ -113,12 +127,15 @@ impl CredentialStatus {
         };
         let failure = progress.failure.clone();
         let record = history.record();
+        let advice = advice(&progress, reason, credential, record.state_write_failures > 0);
+        let (warning, help) = advice.unzip();
         Self {
             state,
             reason,
             since: history.since((state.as_str(), reason), changed),
             needs_person: needs_person(&progress) || standing.is_grant_expiring,
-            help: advice(&progress, reason, credential, record.state_write_failures > 0),
+            warning: warning.flatten(),
+            help,
             generation: source.generation().number(),
             tenant: source.tenant(),
             issued: token.as_deref().map(|token| times.at(token.issued())),
@@ -195,39 +212,47 @@ const fn is_rotation_limit_near(rotations: u64, max_rotations: u64) -> bool {
     max_rotations > 0 && max_rotations.saturating_sub(rotations) <= max_rotations.div_ceil(5)
 }
 
-/// What a person can do, in one sentence.
+/// What a person can do, in one sentence, and the warning that calls for it.
 fn advice(
     progress: &RefreshProgress,
     reason: Option<&'static str>,
     credential: &Credential,
     has_failed_to_write: bool,
-) -> Option<String> {
+) -> Option<(Option<&'static str>, String)> {
     if let Some(failure) = &progress.failure {
-        return Some(help(failure, credential));
+        return Some((None, help(failure, credential)));
     }
-    let text = match reason {
-        _ if progress.standing.is_grant_expiring => {
-            "authorize the client again before the refresh token ends: no refresh moves its end"
-        }
-        Some(TOKEN_REJECTED) => {
-            "check that the route's upstream accepts tokens of this credential: its audience, tenant, region and scopes"
-        }
-        Some(reason) if reason == Reason::QuotaExhausted.code() => {
-            "wait, or raise `quota` of the credential if the authorization server allows more token requests"
-        }
-        _ if has_failed_to_write && !progress.standing.is_durable => {
+    let Standing { rotations, is_durable, is_grant_expiring, .. } = progress.standing;
+    let (warning, text) = match reason {
+        _ if is_grant_expiring => (
+            Some(GRANT_EXPIRING),
+            format!(
+                "{} before the refresh token ends: no refresh moves its end",
+                authorize_again(credential)
+            ),
+        ),
+        Some(TOKEN_REJECTED) => (None, help_for_rejected_token().to_owned()),
+        Some(reason) if reason == Reason::QuotaExhausted.code() => (
+            None,
+            "wait, or raise `quota` of the credential if the authorization server allows more token requests".to_owned(),
+        ),
+        _ if has_failed_to_write && !is_durable => (
+            Some(STATE_NOT_DURABLE),
             "let bearerd write the state file of the credential: check the free space, the owner and the mode of its \
              folder; a restart before that loses the newest refresh token"
-        }
-        _ if is_rotation_limit_near(progress.standing.rotations, credential.max_rotations) => {
-            return Some(format!(
-                "authorize the client again, or raise `max_rotations`: the refresh token was replaced {} of {} times",
-                progress.standing.rotations, credential.max_rotations
-            ));
-        }
+                .to_owned(),
+        ),
+        _ if is_rotation_limit_near(rotations, credential.max_rotations) => (
+            Some(ROTATION_LIMIT_NEAR),
+            format!(
+                "{}, or raise `max_rotations`: the refresh token was replaced {rotations} of {} times",
+                authorize_again(credential),
+                credential.max_rotations
+            ),
+        ),
         _ => return None,
     };
-    Some(text.to_owned())
+    Some((warning, text))
 }
 
 /// How many requests the quota admits now.

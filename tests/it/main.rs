@@ -52,6 +52,7 @@ mod login_stub;
 mod metrics;
 mod online;
 mod operator;
+mod operator_faults;
 mod printed;
 mod protection;
 mod recipes;

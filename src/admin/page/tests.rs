@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::admin::attention::findings;
 
 const NOW: &str = "2026-05-01T12:00:00.000Z";
 
@@ -34,7 +35,8 @@ fn status(credential: &serde_json::Value) -> Status {
     serde_json::from_value(whole).unwrap()
 }
 
-fn page(status: Status, medians: &[Vec<Option<f64>>]) -> String {
+fn page(mut status: Status, medians: &[Vec<Option<f64>>]) -> String {
+    status.attention = findings(&status, Time(NOW.parse().unwrap()));
     Page::new(status, medians, Time(NOW.parse().unwrap())).render().unwrap()
 }
 
@@ -47,7 +49,7 @@ fn a_well_credential_shows_its_time_left_and_its_next_refresh() {
     {
         assert!(html.contains(text), "{text}: {html}");
     }
-    assert!(!html.contains("class=\"help\"") && !html.contains("attention"));
+    assert!(!html.contains("class=\"help\"") && !html.contains("needs attention"));
 }
 
 #[test]
@@ -112,6 +114,7 @@ fn the_headline_names_the_worst() {
     let headline = |credential: serde_json::Value, change: fn(&mut Status)| {
         let mut status = status(&credential);
         change(&mut status);
+        status.attention = findings(&status, Time(NOW.parse().unwrap()));
         let Headline { state, text, .. } = Headline::of(&status);
         format!("{state}: {text}")
     };
@@ -120,7 +123,12 @@ fn the_headline_names_the_worst() {
     assert_eq!(headline(json!({"state": "degraded"}), nothing), "degraded: 1 of 1 credential degraded");
     assert_eq!(headline(json!({"state": "unusable"}), nothing), "unusable: 1 of 1 credential unusable");
     let open: fn(&mut Status) = |status| status.upstreams[0].breaker = "open".to_owned();
-    assert_eq!(headline(json!({}), open), "degraded: 1 upstream unavailable");
+    assert_eq!(headline(json!({}), open), "unusable: One thing needs attention");
+    let failing: fn(&mut Status) = |status| {
+        let (outcome, detail) = ("upstream_timeout".to_owned(), "no response in time".to_owned());
+        status.upstreams[0].last_error = Some(crate::admin::status::Failure { at: None, outcome, detail });
+    };
+    assert_eq!(headline(json!({}), failing), "degraded: One thing needs attention");
     let two: fn(&mut Status) = |status| status.credentials.push(status.credentials[0].clone());
     assert_eq!(headline(json!({}), two), "valid: All 2 credentials are valid");
 }

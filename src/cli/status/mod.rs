@@ -94,6 +94,15 @@ impl Screen {
         if let Some(name) = &self.name {
             let names: Vec<_> = status.credentials.iter().map(|one| one.name.clone()).collect();
             status.credentials.retain(|one| one.name == *name);
+            let is_held =
+                |route: &seen::Route| route.hold.as_ref().is_some_and(|hold| hold.credential == *name);
+            status.routes.retain(is_held);
+            let routes = &status.routes;
+            status.attention.retain(|one| match one.subject.as_str() {
+                "credential" => one.name == *name,
+                "route" => routes.iter().any(|route| route.name == one.name),
+                _ => false,
+            });
             if status.credentials.is_empty() {
                 let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
                 output::error_line(format_args!(

@@ -1,10 +1,10 @@
-//! The state of a daemon as a table: a line a credential, then whatever else needs attention.
+//! The state of a daemon: a table with a line a credential, then what needs attention, with its remedy.
 
 use std::fmt::Write as _;
 
-use crate::admin::status::{Certificate, Credential, Status, Time, Upstream};
+use crate::admin::attention::Finding;
+use crate::admin::status::{Credential, Status, Time};
 use crate::admin::words::{ahead, counted, relative, span};
-use crate::config::model::certificate::EXPIRY_WARNING;
 use crate::peer_text::printable;
 
 /// How many events are shown of one credential.
@@ -26,7 +26,7 @@ enum Tone {
     Quiet,
 }
 
-const COLUMNS: [&str; 6] = ["CREDENTIAL", "STATE", "REASON", "TOKEN", "NEXT", "WHAT TO DO"];
+const COLUMNS: [&str; 5] = ["CREDENTIAL", "STATE", "REASON", "TOKEN", "NEXT"];
 
 impl Report {
     /// The status as lines of text.
@@ -43,41 +43,49 @@ impl Report {
             let _ = writeln!(text, "{}\n", self.paint(&line, Tone::Quiet));
         }
         self.credentials(&mut text, &status.credentials);
+        for finding in &status.attention {
+            self.finding(&mut text, finding);
+        }
         if self.is_of_one {
             for credential in &status.credentials {
                 self.details(&mut text, credential);
             }
-            return text;
-        }
-        let mut more = String::new();
-        self.upstreams(&mut more, &status.upstreams);
-        self.certificates(&mut more, &status.certificates);
-        if let Some(reload) = status.configuration.last_reload.as_ref().filter(|reload| !reload.successful) {
-            let problem =
-                reload.detail.as_deref().and_then(|detail| detail.lines().next()).unwrap_or_default();
-            let at = relative(reload.at, self.now);
-            let line =
-                format!("configuration: the reload {at} failed, the last one stays: {}", printable(problem));
-            let _ = writeln!(more, "{}", self.paint(&line, Tone::Warning));
-        }
-        if status.audit.failures > 0 {
-            let line = format!("audit: {} lost", counted_events(status.audit.failures));
-            let _ = writeln!(more, "{}", self.paint(&line, Tone::Bad));
-        }
-        if !more.is_empty() {
-            let _ = write!(text, "\n{more}");
         }
         text
     }
 
+    /// What needs attention, why, since when, and what to do.
+    fn finding(&self, text: &mut String, finding: &Finding) {
+        let tone = if finding.is_unusable() { Tone::Bad } else { Tone::Warning };
+        let name =
+            if finding.name.is_empty() { String::new() } else { format!(" {}", printable(&finding.name)) };
+        let person = if finding.needs_person { ", needs a person" } else { "" };
+        let line = format!("{}{name}: {}{person}", finding.subject, finding.reason);
+        let _ = writeln!(text, "\n{}", self.paint(&line, tone));
+        let mut facts = Vec::new();
+        if let Some(detail) = &finding.detail {
+            facts.push(("what", printable(detail)));
+        }
+        if let Some(since) = finding.since {
+            facts.push(("since", format!("{since}, {}", relative(since, self.now))));
+        }
+        if let Some(until) = finding.until {
+            facts.push((finding.until_name(), format!("{until}, {}", relative(until, self.now))));
+        }
+        facts.push(("what to do", printable(&finding.help)));
+        for (name, value) in facts {
+            let _ = writeln!(text, "  {} {value}", self.paint(&format!("{name:<13}"), Tone::Quiet));
+        }
+    }
+
     fn credentials(&self, text: &mut String, credentials: &[Credential]) {
-        let rows: Vec<[String; 6]> = credentials.iter().map(|one| self.row(one)).collect();
+        let rows: Vec<[String; 5]> = credentials.iter().map(|one| self.row(one)).collect();
         let width = |column: usize| {
             let cells = rows.iter().map(|row| row[column].chars().count());
             cells.chain([COLUMNS[column].len()]).max().unwrap_or_default()
         };
         let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-        let line = |cells: [&str; 6], tone: Option<Tone>| {
+        let line = |cells: [&str; 5], tone: Option<Tone>| {
             let mut line = String::new();
             for (column, cell) in cells.into_iter().enumerate() {
                 let padding = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
@@ -101,7 +109,7 @@ impl Report {
         }
     }
 
-    fn row(&self, credential: &Credential) -> [String; 6] {
+    fn row(&self, credential: &Credential) -> [String; 5] {
         let left = match credential.expires_at {
             None => "none".to_owned(),
             Some(end) if end > self.now => format!("{} left", span(self.now.until(end))),
@@ -112,18 +120,8 @@ impl Report {
             (None, Some(at)) => format!("refresh {}", ahead(at, self.now)),
             (None, None) => "-".to_owned(),
         };
-        let help = credential.help.as_deref().unwrap_or_default();
-        let help: String = help.chars().filter(|c| !c.is_control()).collect();
-        let mut to_do = match (help.is_empty(), credential.needs_person) {
-            (true, _) => "-".to_owned(),
-            (false, false) => help,
-            (false, true) => format!("needs a person: {help}"),
-        };
-        if let Some(address) = &credential.documentation {
-            let _ = write!(to_do, " ({})", printable(address));
-        }
         let reason = credential.reason.as_deref().unwrap_or("-").to_owned();
-        [printable(&credential.name), credential.state.clone(), reason, left, next, to_do]
+        [printable(&credential.name), credential.state.clone(), reason, left, next]
     }
 
     fn details(&self, text: &mut String, credential: &Credential) {
@@ -144,7 +142,7 @@ impl Report {
             facts.push(("refresh token", format!("ends {}", relative(end, self.now))));
         }
         if let Some(until) = credential.not_before {
-            facts.push(("Retry-After", format!("over {}", ahead(until, self.now))));
+            facts.push(("Retry-After", format!("ends {}", ahead(until, self.now))));
         }
         if let Some(error) = &credential.last_error {
             let at = error.at.map(|at| format!(", {}", relative(at, self.now))).unwrap_or_default();
@@ -161,36 +159,6 @@ impl Report {
         }
     }
 
-    fn upstreams(&self, text: &mut String, upstreams: &[Upstream]) {
-        for upstream in upstreams.iter().filter(|upstream| upstream.breaker != "closed") {
-            let origin = upstream.origin.as_deref().unwrap_or("(not discovered)");
-            let until =
-                upstream.breaker_until.map(|until| format!(", next attempt {}", ahead(until, self.now)));
-            let line = format!(
-                "upstream {}: breaker {}{}; check that the API answers, and its address in `upstream`",
-                printable(origin),
-                upstream.breaker,
-                until.unwrap_or_default()
-            );
-            let _ = writeln!(text, "{}", self.paint(&line, Tone::Bad));
-        }
-    }
-
-    fn certificates(&self, text: &mut String, certificates: &[Certificate]) {
-        for certificate in certificates {
-            let Some(end) = certificate.expires_at else { continue };
-            let left = self.now.until(end);
-            if left > EXPIRY_WARNING {
-                continue;
-            }
-            let (verb, tone) = if end > self.now { ("ends", Tone::Warning) } else { ("ended", Tone::Bad) };
-            let (purpose, name, at) =
-                (&certificate.purpose, printable(&certificate.name), relative(end, self.now));
-            let line = format!("certificate {purpose} {name}: {verb} {at}; renew it, and replace its file");
-            let _ = writeln!(text, "{}", self.paint(&line, tone));
-        }
-    }
-
     fn paint(&self, text: &str, tone: Tone) -> String {
         if !self.is_coloured {
             return text.to_owned();
@@ -203,8 +171,4 @@ impl Report {
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }
-}
-
-fn counted_events(count: u64) -> String {
-    counted(usize::try_from(count).unwrap_or(usize::MAX), "event")
 }

@@ -16,7 +16,8 @@ use arc_swap::ArcSwap;
 
 use crate::backoff::Backoff;
 use crate::clock::Moment;
-use crate::token::Generation;
+use crate::telemetry::metrics::traffic::Unauthorized;
+use crate::token::{Generation, Verdicts};
 
 /// The length of consecutive holds.
 const HOLD: Backoff = Backoff { first: Duration::from_secs(30), max: Duration::from_mins(5) };
@@ -38,6 +39,17 @@ pub enum Decision {
     Pass,
 }
 
+/// A hold in force, for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// When the hold began.
+    pub since: Moment,
+    /// When the hold ends.
+    pub until: Moment,
+    /// Why no refresh helps.
+    pub cause: Unauthorized,
+}
+
 /// A route's record of accepted and rejected tokens. Lock-free.
 #[derive(Debug, Default)]
 pub struct RejectionHold {
@@ -49,8 +61,12 @@ pub struct RejectionHold {
 /// Replaced as a whole at each change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
+    /// The beginning of the latest hold.
+    held_since: Moment,
     /// The end of the hold; [`Moment::default`] if the route is not held.
     held_until: Moment,
+    /// Why the latest hold began.
+    cause: Option<Unauthorized>,
     /// Consecutive holds so far; each doubles the next one.
     holds: u32,
     /// The rejected generation that this hold's one refresh replaces, once that is requested.
@@ -104,7 +120,19 @@ impl RejectionHold {
 
     /// Records that the upstream rejected a replay with a requested token: the hold begins.
     pub fn replay_rejected(&self, now: Moment) {
-        self.state.rcu(|state| Arc::new(state.held(now)));
+        self.state.rcu(|state| Arc::new(state.held(now, Unauthorized::FreshTokenRejected)));
+    }
+
+    /// Records that the authorization server issued the rejected token again: the hold begins.
+    pub fn same_token_again(&self, rejected: Generation, now: Moment) {
+        let held = |state: State| state.not_replaced(rejected).held(now, Unauthorized::SameTokenAgain);
+        self.state.rcu(|state| Arc::new(held(**state)));
+    }
+
+    /// The hold in force, for operators.
+    pub fn seen(&self, now: Moment) -> Option<Held> {
+        let State { held_since: since, held_until: until, cause, .. } = **self.state.load();
+        (now < until).then_some(Held { since, until, cause: cause? })
     }
 
     /// Records that no token could be had in place of `rejected`, or that none is wanted any more.
@@ -128,6 +156,18 @@ impl RejectionHold {
             0 => false,
             until => now() < Moment::from_nanos(until),
         }
+    }
+}
+
+impl Verdicts for RejectionHold {
+    /// On a held route, a token that the upstream has not accepted, or has rejected since.
+    fn rejects(&self, generation: Generation, now: Moment) -> bool {
+        let state = self.state.load();
+        let is_accepted = match state.accepted == generation {
+            true => state.rejected_since.is_none(),
+            false => state.has_accepted(generation),
+        };
+        state.is_held(now) && !is_accepted
     }
 }
 
@@ -160,15 +200,17 @@ impl State {
         Self { held_until: Moment::default(), holds: 0, ..self }
     }
 
-    fn held(self, now: Moment) -> Self {
+    fn held(self, now: Moment, cause: Unauthorized) -> Self {
         if self.is_held(now) {
             return Self { pending_refresh: None, ..self };
         }
         Self {
+            held_since: now,
+            cause: Some(cause),
             held_until: now + HOLD.step(self.holds),
             holds: self.holds.saturating_add(1),
             refreshed_in_hold: None,
-            rejected_since: None,
+            rejected_since: Some(now),
             pending_refresh: None,
             ..self
         }
@@ -192,7 +234,7 @@ impl State {
             refresh.rejected < generation && refresh.at.until(now) < REFRESH_OUTCOME_WINDOW
         };
         if self.pending_refresh.is_some_and(is_outcome) {
-            return (self.held(now), Decision::Pass);
+            return (self.held(now, Unauthorized::FreshTokenRejected), Decision::Pass);
         }
         (self.refreshing(generation, now), Decision::Refresh)
     }

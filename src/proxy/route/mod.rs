@@ -111,6 +111,7 @@ impl Route {
         token: Option<TokenSource>,
         must_be_plain: bool,
     ) -> Self {
+        let hold = Arc::<RejectionHold>::default();
         Self {
             index: 0,
             name: route.name.clone(),
@@ -124,8 +125,8 @@ impl Route {
             retry_stale: route.retry_stale,
             upstream,
             base_path: route.upstream.destination.path().to_owned(),
-            token: token.map(|source| source.for_another_party()),
-            hold: Arc::default(),
+            token: token.map(|source| source.for_route(Arc::clone(&hold) as _)),
+            hold,
             timeout: route.timeout,
             read_timeout: route.read_timeout,
             allows_websocket: route.allows_websocket,

@@ -208,8 +208,7 @@ impl Service {
         match context.exchange.token_wait.spend_on(source, |within| source.replace(rejected, within)).await {
             Ok(token) => Ok(Some(self.header_cache.authorization(&token, &context.route.token_scheme))),
             Err(NotReplaced::Unchanged) => {
-                hold.not_replaced(rejected);
-                hold.replay_rejected(self.shared.clock.now());
+                hold.same_token_again(rejected, self.shared.clock.now());
                 context.exchange.outcome.unauthorized = Some(Unauthorized::SameTokenAgain);
                 Ok(None)
             }

@@ -6,11 +6,12 @@
 //! request at a time as a probe. All workers share one breaker; a closed breaker costs a request reads of the shared
 //! state and one addition to a counter of the worker.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_utils::CachePadded;
 use http::StatusCode;
 use tracing::{debug, info, warn};
@@ -35,6 +36,21 @@ pub struct Breaker {
     state: ArcSwap<State>,
     /// The counters of all workers, including workers that have ended.
     successes: ArcSwap<Vec<Arc<SuccessCounter>>>,
+    /// The latest failure.
+    failure: ArcSwapOption<Failure>,
+}
+
+/// A failed request or attempt to connect, as operators see it.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// When it failed.
+    pub at: Moment,
+    /// The code, as in error responses; the status of a response that counts as a failure.
+    pub code: Cow<'static, str>,
+    /// The error.
+    pub detail: String,
+    /// The total of the success counters at that moment.
+    successes: u64,
 }
 
 /// The state of a breaker, as operators see it.
@@ -114,7 +130,13 @@ impl Breaker {
     /// A closed breaker; without settings it never opens.
     pub fn new(settings: Option<config::Breaker>, clock: Clock) -> Self {
         let state = State { epoch: 0, openings: 0, phase: Phase::Closed(Window::new(clock.now(), 0)) };
-        Self { settings, clock, state: ArcSwap::from_pointee(state), successes: ArcSwap::default() }
+        Self {
+            settings,
+            clock,
+            state: ArcSwap::from_pointee(state),
+            successes: ArcSwap::default(),
+            failure: ArcSwapOption::empty(),
+        }
     }
 
     /// Whether [`Breaker::admit`] would admit a request, or its error.
@@ -176,6 +198,11 @@ impl Breaker {
         }
     }
 
+    /// The latest failure, if no request has succeeded since.
+    pub fn failure(&self) -> Option<Arc<Failure>> {
+        self.failure.load_full().filter(|failure| failure.successes == self.total_successes())
+    }
+
     /// Moves the window on; must be called several times within half a window.
     pub fn tick(&self) {
         let Some(settings) = &self.settings else { return };
@@ -191,6 +218,7 @@ impl Breaker {
     /// Closes the breaker and discards all counts, for a new destination.
     pub fn reset(&self) {
         let (now, successes) = (self.clock.now(), self.total_successes());
+        self.failure.store(None);
         self.update(|state| State { openings: 0, ..state.closed(now, successes) });
     }
 }
@@ -200,7 +228,8 @@ impl AdmittedRequest<'_> {
     /// the upstream rejects a token.
     pub fn record_response(self, status: StatusCode, token_rejections: &[StatusCode], upstream: &str) {
         if matches!(status.as_u16(), 502..=504) && !token_rejections.contains(&status) {
-            self.record_failure(upstream);
+            let detail = format!("the upstream answered with status {}", status.as_u16());
+            self.record_failure(upstream, Cow::Owned(status.as_u16().to_string()), detail);
         } else {
             self.record_success(upstream);
         }
@@ -210,7 +239,8 @@ impl AdmittedRequest<'_> {
     /// descriptor is no failure of the upstream.
     pub fn record_error(self, error: ForwardError, upstream: &str) -> ForwardError {
         if !matches!(error, ForwardError::Overloaded | ForwardError::NoDescriptor) {
-            self.record_failure(upstream);
+            let code = ProxyError::from(error.clone()).code();
+            self.record_failure(upstream, Cow::Borrowed(code), error.to_string());
         }
         error
     }
@@ -228,11 +258,12 @@ impl AdmittedRequest<'_> {
         }
     }
 
-    fn record_failure(mut self, upstream: &str) {
+    fn record_failure(mut self, upstream: &str, code: Cow<'static, str>, detail: String) {
         self.is_probe = false;
         let breaker = self.breaker;
-        let Some(settings) = &breaker.settings else { return };
         let (now, successes, epoch) = (breaker.clock.now(), breaker.total_successes(), self.epoch);
+        breaker.failure.store(Some(Arc::new(Failure { at: now, code, detail, successes })));
+        let Some(settings) = &breaker.settings else { return };
         let jitter = fastrand::f64();
         let failed = |state: State| state.failed(settings, epoch, now, successes, jitter);
         let before = breaker.update(failed);
@@ -566,11 +597,11 @@ mod tests {
         let breaker = Breaker::new(Some(SETTINGS), Clock::system());
         let successes = breaker.add_counter();
         for _ in 0..4 {
-            breaker.admit(&successes).unwrap().record_failure("https://api.example.com");
+            breaker.admit(&successes).unwrap().record_error(ForwardError::Timeout, "https://api.example.com");
         }
         drop(breaker.admit(&successes).unwrap());
         assert!(breaker.check().is_ok() && breaker.is_closed(), "a dropped request is no failure");
-        breaker.admit(&successes).unwrap().record_failure("https://api.example.com");
+        breaker.admit(&successes).unwrap().record_error(ForwardError::Timeout, "https://api.example.com");
 
         let Err(ProxyError::UpstreamUnavailable { retry_after }) = breaker.check() else {
             panic!("admitted")
@@ -630,7 +661,7 @@ mod tests {
         let breaker = Breaker::default();
         let successes = breaker.add_counter();
         for _ in 0..1000 {
-            breaker.admit(&successes).unwrap().record_failure("https://api.example.com");
+            breaker.admit(&successes).unwrap().record_error(ForwardError::Timeout, "https://api.example.com");
         }
         assert!(breaker.is_closed());
     }

@@ -73,7 +73,7 @@ async fn a_demand_that_any_barrier_holds_back_dies_with_its_reason() {
 async fn a_demand_stays_as_long_as_nobody_accepts_its_token() {
     for (lines, failures, lasts) in barriers() {
         let (_, source, current) = held_back(lines, &failures).await;
-        let other = source.for_another_party();
+        let other = source.for_route(Arc::new(()));
         source.demand(current);
         // The late response to a request from before, an earlier token, and another party.
         assert!(!source.accepted(current, other.demanded()));

@@ -96,7 +96,7 @@ async fn a_failed_refresh_degrades_and_the_end_of_the_token_makes_unusable() {
 async fn a_rejected_token_that_no_refresh_replaces_is_unusable_for_all_or_degraded_for_some() {
     let (endpoint, source, operator) = watched(ROOMY, &[token()]);
     endpoint.always(Some(Act::Fail(transient())));
-    let other = source.for_another_party();
+    let other = source.for_route(Arc::new(()));
     let first = source.wait(HOUR).await.unwrap().generation();
     source.demand(first);
     assert_eq!(standing(&operator.status(&source)), (CredentialState::Degraded, Some(TOKEN_REJECTED), false));
