@@ -60,6 +60,22 @@ pub fn check(path: &Path) -> io::Result<()> {
 }
 
 /// The folder of a socket, in which this process may create files.
+/// Whether no user besides the owner and the group of a socket can connect to it.
+///
+/// # Errors
+///
+/// Every user can, or the file cannot be examined.
+pub fn is_private(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.mode() & 0o777;
+    if mode & 0o002 == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "every user can connect to it (mode {mode:04o}); set SocketMode=0600 or 0660 in the .socket unit"
+    );
+    Err(io::Error::new(ErrorKind::PermissionDenied, text))
+}
+
 fn usable_folder(path: &Path) -> io::Result<OwnedFd> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

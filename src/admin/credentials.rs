@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use serde::Serialize;
@@ -79,7 +79,8 @@ impl Action {
     const fn method(self) -> &'static str {
         match self {
             Self::List | Self::Show => "GET, HEAD",
-            Self::Grant | Self::Refresh => "POST",
+            Self::Grant => "GET, HEAD, POST",
+            Self::Refresh => "POST",
         }
     }
 }
@@ -159,7 +160,10 @@ pub(super) async fn answer(
         credential: credential.map_or("", |(source, _)| source.name()),
         peer: client.ip(),
     };
-    let changes_nothing = matches!(action, Some(Action::List | Action::Show)) || is_question(action, &head);
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    let changes_nothing = matches!(action, Some(Action::List | Action::Show))
+        || (action == Some(Action::Grant) && is_read)
+        || is_question(action, &head);
     match outcome {
         Ok(response) if changes_nothing => response,
         // A browser asks its user for the token after a 401.
@@ -231,6 +235,11 @@ impl Operated {
             (Action::Show, &Method::GET | &Method::HEAD) => {
                 Ok(json(StatusCode::OK, &shown(source, operator)))
             }
+            // Whether this client may hand over a grant: asked before a person logs in.
+            (Action::Grant, &Method::GET | &Method::HEAD) if operator.takes_grants => {
+                Ok(StatusCode::NO_CONTENT.into_response())
+            }
+            (Action::Grant, &Method::GET | &Method::HEAD) => Err(other_grant(source.name(), operator.grant)),
             (Action::Grant, &Method::POST) => self.adopt(source.name(), operator, head, body).await,
             (Action::Refresh, &Method::POST) => {
                 hand_over::no_content(head, body).await?;

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::StartError;
 use super::certificates::{Certificates, ShownTo};
 use super::credentials::Credential;
-use super::listen_sockets::{ADMIN, HEALTH, bind, explain};
+use super::listen_sockets::{ADMIN, HEALTH, PassedToAdmin, bind, explain};
 use super::metrics::Metrics;
 use super::observed::Observed;
 use super::upstreams::Discoveries;
@@ -102,8 +102,8 @@ enum Health {
 
 /// The open addresses of operators and health checks.
 pub(super) enum Open<'a> {
-    /// None, but a socket of the admin address may have been passed.
-    Nothing(Option<(BoundSocket, Listen)>),
+    /// None, but sockets may have been passed.
+    Nothing(PassedToAdmin),
     /// Those of a running daemon.
     Both(&'a AdminAddress),
 }
@@ -122,25 +122,23 @@ pub(super) fn prepare(
 ) -> Result<Prepared, StartError> {
     let (before, passed) = match before {
         Open::Nothing(passed) => (None, passed),
-        Open::Both(before) => (Some(before), None),
+        Open::Both(before) => (Some(before), PassedToAdmin::default()),
     };
     let mut own = others.to_vec();
     own.extend(before.into_iter().flat_map(AdminAddress::addresses));
     let open = before.map(|before| &before.admin);
-    let bind_admin = || match passed {
-        Some(passed) => Ok(passed),
-        None => bind(ADMIN, &config.admin.listen).map_err(|error| explain(error, &own)),
+    let bind = |key, listen, passed: Option<_>| {
+        passed.map_or_else(|| bind(key, listen).map_err(|error| explain(error, &own)), Ok)
     };
+    let bind_admin = || bind(ADMIN, &config.admin.listen, passed.operators);
     let admin = next(&config.admin.listen, config.admin.tls.as_ref(), open, bind_admin)?;
     let open = before.and_then(|before| before.health.as_ref());
     let health = match &config.health.listen {
         None => Health::Ends,
-        Some(listen) => {
-            match next(listen, None, open, || bind(HEALTH, listen).map_err(|error| explain(error, &own)))? {
-                Some(next) => Health::Begins(Box::new(next)),
-                None => Health::Stays,
-            }
-        }
+        Some(listen) => match next(listen, None, open, || bind(HEALTH, listen, passed.checks))? {
+            Some(next) => Health::Begins(Box::new(next)),
+            None => Health::Stays,
+        },
     };
     Ok(Prepared { admin, health, token })
 }

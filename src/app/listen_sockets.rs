@@ -9,7 +9,7 @@ use crate::config;
 use crate::config::{Config, Listen};
 use crate::proxy::listener;
 use crate::proxy::listener::{BoundSocket, LISTEN_BACKLOG, ListenSocket};
-use crate::systemd::sockets::{PassedListener, PassedSocket, PassedSockets, Wanted};
+use crate::systemd::sockets::{PassedSocket, PassedSockets, Wanted};
 use crate::unix_socket;
 
 /// The key of the callers' addresses.
@@ -33,8 +33,15 @@ pub(super) struct ListenSockets {
 pub(super) struct Passed {
     /// No sockets are open yet.
     pub(super) callers: ListenSockets,
-    /// The socket of the admin address, and its address.
+    /// The sockets of the other addresses.
+    pub(super) others: PassedToAdmin,
+}
+
+/// The sockets that systemd has passed for the addresses of operators and health checks, with their addresses.
+#[derive(Debug, Default)]
+pub(super) struct PassedToAdmin {
     pub(super) operators: Option<(BoundSocket, Listen)>,
+    pub(super) checks: Option<(BoundSocket, Listen)>,
 }
 
 impl Passed {
@@ -45,22 +52,23 @@ impl Passed {
         let mut wanted = [
             Wanted::new(CALLERS, config.server.listen.iter().cloned()),
             Wanted::new(ADMIN, [config.admin.listen.clone()]),
+            Wanted::new(HEALTH, config.health.listen.clone()),
         ];
         sockets.give_to(&mut wanted)?;
-        let [callers, operators] = wanted.map(Wanted::sockets);
+        let [callers, operators, checks] = wanted.map(Wanted::sockets);
         let callers = ListenSockets { held: callers.into(), ..ListenSockets::default() };
-        let operators = match operators.into_iter().next() {
-            None => None,
-            Some((_, PassedSocket { listener: passed @ PassedListener::Tcp(_), address, .. })) => {
-                Some((BoundSocket::of(passed)?, address))
-            }
-            // The mode of a unix socket admits operators, and systemd's default admits every user.
-            Some((address, PassedSocket { .. })) => {
-                let source = io::Error::new(ErrorKind::InvalidInput, "systemd passes a unix socket for it");
-                return Err(StartError::Listen { key: ADMIN, address, source });
-            }
+        let first = |sockets: Vec<(Listen, PassedSocket)>| sockets.into_iter().next();
+        let (operators, checks) = (first(operators), first(checks));
+        if let Some((_, PassedSocket { address: Listen::Unix(path), .. })) = &operators {
+            unix_socket::is_private(path)
+                .map_err(|source| refused(ADMIN, &Listen::Unix(path.clone()), source))?;
+        }
+        let bound = |(_, PassedSocket { listener, address, .. }): (Listen, PassedSocket)| -> io::Result<_> {
+            Ok((BoundSocket::of(listener)?, address))
         };
-        Ok(Self { callers, operators })
+        let operators = operators.map(bound).transpose()?;
+        let others = PassedToAdmin { operators, checks: checks.map(bound).transpose()? };
+        Ok(Self { callers, others })
     }
 }
 

@@ -184,7 +184,7 @@ impl Daemon {
         let transition = passed.callers.to(&config.server, false)?;
         let token = admin::own_token(&config)?;
         let callers = transition.after.addresses();
-        let admin = admin::prepare(&config, admin::Open::Nothing(passed.operators), token, &callers)?;
+        let admin = admin::prepare(&config, admin::Open::Nothing(passed.others), token, &callers)?;
 
         let service_settings = ServiceSettings::new(&config, table, instance, clock);
         let service_settings = service_settings.traced(traces.spans.clone());

@@ -84,7 +84,7 @@ impl PassedSocketError {
             }
             Self::NotConfigured { .. } => {
                 "write the address of the .socket unit (ListenStream=) into the configuration, or name the unit's \
-                 sockets after the key whose address they replace: FileDescriptorName=server or =admin"
+                 sockets after the key whose address they replace: FileDescriptorName=server, =admin or =health"
             }
         }
     }

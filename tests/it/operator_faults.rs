@@ -59,7 +59,10 @@ async fn is_named(world: &World, fault: &Fault) {
     assert!(says_help && shown.contains(fault.detail) && shown.contains(fault.reason), "{shown}");
     assert_eq!(shown.contains("needs a person"), fault.needs_person, "{shown}");
     let headline = page.split_once("<h1>").unwrap().1.split_once("</h1>").unwrap().0;
-    assert!(["attention", "unusable", "degraded", "person"].iter().any(|word| headline.contains(word)), "{headline}");
+    assert!(
+        ["attention", "unusable", "degraded", "person"].iter().any(|word| headline.contains(word)),
+        "{headline}"
+    );
 
     let (code, printed) = command(world, &[]).await;
     assert_eq!(code, fault.credential.1, "{printed}");

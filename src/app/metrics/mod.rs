@@ -20,7 +20,7 @@ use super::observed::Observed;
 use super::process;
 use crate::admin::{Credentials, Exposition, Parts};
 use crate::clock::wall_clock;
-use crate::proxy::error::ProxyError;
+use crate::proxy::error::{ProxyError, TLS_HANDSHAKE_FAILED};
 use crate::proxy::upstream::breaker::BreakerState;
 use crate::telemetry::event::Name;
 use crate::telemetry::metrics::exposition::{Family, Format, Labels};
@@ -61,6 +61,7 @@ impl Metrics {
         let (mut requests, mut attempts) = (Vec::new(), Vec::new());
         let (mut by_status, mut refused) = (BTreeMap::<u16, u64>::new(), BTreeMap::<&str, u64>::new());
         refused.extend(ProxyError::CODES.iter().map(|code| (*code, 0)));
+        refused.insert(TLS_HANDSHAKE_FAILED, settings.traffic.failed_handshakes());
         for route in &routes {
             for (key, buckets) in route.requests() {
                 *by_status.entry(key.status).or_default() += buckets.count();
@@ -103,7 +104,7 @@ impl Metrics {
             counters("bearerd_caller_requests", "Requests, by caller.", by_caller.collect()),
             counters(
                 "bearerd_refused_requests",
-                "Error responses of bearerd itself, by code.",
+                "Error responses of bearerd itself and failed TLS handshakes, by code.",
                 refused.collect(),
             ),
             counters(

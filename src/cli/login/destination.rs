@@ -86,7 +86,8 @@ impl StoreError {
             }
             Self::NotAllowed { .. } => {
                 "set `admin.token` to the value in the daemon's configuration; without `admin.token`, run this command as \
-                 the daemon's user"
+                 the daemon's user; if `admin.token` is missing in `server.state_dir`, reload the daemon, which writes it \
+                 again"
             }
             Self::InClear(_) => {
                 "run this command on the daemon's machine (docker exec, kubectl exec), or name an https:// address"
@@ -129,6 +130,7 @@ impl Destination {
         match answer.status {
             200 if shown.takes_grant => match shown.origin {
                 Some(theirs) if theirs == ours.without_query() => {
+                    may_hand_over(&mut daemon, name).await?;
                     Ok(Self::Daemon { client: Box::new(daemon), tenant: shown.tenant })
                 }
                 theirs => Err(StoreError::OtherOrigin {
@@ -183,6 +185,17 @@ impl Destination {
                 }
             }
         }
+    }
+}
+
+/// Whether the daemon would accept a grant from this command. A daemon of an earlier version does not tell.
+async fn may_hand_over(daemon: &mut AdminClient, credential: &str) -> Result<(), StoreError> {
+    let path = path_of(credential, "/grant");
+    let answer =
+        daemon.operate(Method::GET, &path, None, STATUS_TIMEOUT).await.map_err(StoreError::NoAnswer)?;
+    match answer.status {
+        401 | 403 => Err(StoreError::NotAllowed { base: daemon.base.clone(), detail: detail(&answer) }),
+        _ => Ok(()),
     }
 }
 

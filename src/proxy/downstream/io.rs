@@ -166,6 +166,7 @@ impl ClientIo {
 
     /// The response to a request that is refused before its head is complete.
     fn refused(&mut self, error: ProxyError) -> Bytes {
+        self.client.refused(&error);
         let refused = Refused { request_id: RequestId::random(), error };
         let response = plain(&refused.error, &refused.request_id);
         self.unlogged = Some(refused);

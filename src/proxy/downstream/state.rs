@@ -21,7 +21,9 @@ use super::stream::{Noticed, StreamObserver};
 use super::wrong_protocol::{Spoken, WrongProtocolLog};
 use crate::config::{HalfClosed, Limits};
 use crate::proxy::body::unread::UnreadBodies;
+use crate::proxy::error::ProxyError;
 use crate::proxy::peer::Peer;
+use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel};
 
 /// The largest write over HTTP/2 that may hold no response: acknowledgements of PING and SETTINGS, in bytes.
 const MAX_CONTROL_FRAME_BYTES: usize = 128;
@@ -58,6 +60,7 @@ pub struct ClientConnection {
     /// Request bodies of this connection that upstreams do not read.
     pub unread_bodies: UnreadBodies,
     wrong_protocol: Rc<WrongProtocolLog>,
+    meter: Rc<Meter>,
     /// The task to wake when the connection is to end.
     pub task: Task,
 }
@@ -78,6 +81,7 @@ impl ClientConnection {
         clock: Rc<Cell<Instant>>,
         age: Option<Duration>,
         wrong_protocol: Rc<WrongProtocolLog>,
+        meter: Rc<Meter>,
     ) -> Rc<Self> {
         let now = clock.get();
         // Up to a tenth sooner, so that connections made together are not all replaced together.
@@ -99,8 +103,21 @@ impl ClientConnection {
             interim: InterimBytes::default(),
             unread_bodies: UnreadBodies::default(),
             wrong_protocol,
+            meter,
             task: Task::default(),
         })
+    }
+
+    /// Counts a request that was refused before its head was complete.
+    pub fn refused(&self, error: &ProxyError) {
+        let (method, status) = (MethodLabel::OTHER, error.status().as_u16());
+        let arriving = Instant::now().saturating_duration_since(self.since.get());
+        self.meter.refused(Key { method, status, code: Some(error.code()) }, arriving);
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub fn handshake_failed(&self) {
+        self.meter.handshake_failed();
     }
 
     /// Logs that the client speaks another protocol than the port at this address.

@@ -125,6 +125,7 @@ pub(crate) async fn accept(
 }
 
 fn log_failure(client: &ClientConnection, error: &str) {
+    client.handshake_failed();
     info!(target: "bearerd::connection", peer = %client.peer.get().host(), error, "handshake failed");
 }
 

@@ -122,6 +122,9 @@ pub enum Overload {
     TokenWaiters,
 }
 
+/// The code of a failed TLS handshake with a caller, which gets no response.
+pub const TLS_HANDSHAKE_FAILED: &str = "tls_handshake_failed";
+
 /// The response to an error, without the detail.
 struct Answer {
     status: StatusCode,

@@ -67,7 +67,7 @@ pub struct Service {
     pub(super) pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>,
     /// In the order of [`Route::index`](super::route::Route::index).
     labels: Vec<Rc<RouteLabels>>,
-    meter: Rc<Meter>,
+    pub(super) meter: Rc<Meter>,
 }
 
 /// The response to a request that was not refused.

@@ -283,6 +283,7 @@ impl Worker {
             Rc::clone(&connections.clock),
             self.snapshot.limits().connection_age,
             Rc::clone(&connections.wrong_protocol),
+            self.snapshot.meter(),
         );
         self.snapshot.judge(&client);
         connections.all.borrow_mut().push(Rc::clone(&client));

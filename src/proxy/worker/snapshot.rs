@@ -23,6 +23,7 @@ use crate::proxy::service::response::ResponseBody;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::upstream::pool::Pool;
+use crate::telemetry::metrics::traffic::Meter;
 
 type WorkersPool = Pool<AttemptBody<ClientBody>>;
 
@@ -80,6 +81,11 @@ impl Snapshot {
     /// The shortest response timeout of a route.
     pub fn shortest_timeout(&self) -> Option<Duration> {
         self.service().shared.table.routes().iter().map(|route| route.timeout).min()
+    }
+
+    /// The counts of this worker.
+    pub fn meter(&self) -> Rc<Meter> {
+        Rc::clone(&self.service.borrow().meter)
     }
 
     /// Puts another configuration in force, with the numbers of all listening sockets from now on.

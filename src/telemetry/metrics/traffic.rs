@@ -137,6 +137,8 @@ pub struct Traffic {
     /// Requests that were refused before a route was found.
     unrouted: Arc<RouteTraffic>,
     active: Box<[AtomicI64]>,
+    /// TLS handshakes with callers that failed.
+    failed_handshakes: AtomicU64,
 }
 
 /// The counts of one route; of one name, after a reload.
@@ -179,6 +181,7 @@ impl Traffic {
             routes: Mutex::default(),
             unrouted: Arc::new(RouteTraffic::new("", workers)),
             active: (0..workers).map(|_| AtomicI64::new(0)).collect(),
+            failed_handshakes: AtomicU64::new(0),
         }
     }
 
@@ -204,6 +207,11 @@ impl Traffic {
     pub fn routes(&self) -> Vec<Arc<RouteTraffic>> {
         let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         routes.values().cloned().chain([Arc::clone(&self.unrouted)]).collect()
+    }
+
+    /// How many TLS handshakes with callers have failed.
+    pub fn failed_handshakes(&self) -> u64 {
+        self.failed_handshakes.load(Ordering::Relaxed)
     }
 
     /// How many requests are in progress.
@@ -280,6 +288,11 @@ impl Meter {
     /// Counts the end of a request.
     pub fn ends(&self) {
         change(&self.traffic.active[self.worker], -1);
+    }
+
+    /// Counts a TLS handshake with a caller that failed.
+    pub fn handshake_failed(&self) {
+        self.traffic.failed_handshakes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a request that was refused before a route was found.
