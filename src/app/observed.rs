@@ -18,8 +18,8 @@ use crate::admin::status::{
 };
 use crate::admin::{Histogram, Parts, RouteFigures};
 use crate::clock::{Moment, wall_clock};
-use crate::config::{Config, Route};
 use crate::config::model::certificate;
+use crate::config::{Config, Route};
 use crate::peer_text::printable;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream as Connected;

@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use super::event::{Event, Name};
 use super::metrics::histogram::{Buckets, Histogram};
 
+/// Why token requests are made.
+pub const CAUSES: [&str; 3] = ["scheduled", "forced", "operator"];
 /// How many token requests the success rate and the average latency are over.
 const RECENT_REQUESTS: usize = 100;
 /// How many events of a credential operators see.

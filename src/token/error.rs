@@ -291,6 +291,20 @@ impl TokenError {
         matches!(self, Self::Rejected { refusal: Refusal::Client, .. })
     }
 
+    /// The outcomes of failed token requests.
+    pub const OUTCOMES: &'static [&'static str] = &[
+        "network",
+        "discovery",
+        "server_error",
+        "malformed",
+        "throttled",
+        "rejected",
+        "refused_in_passing",
+        "assertion",
+        "reauthorization_required",
+        "scope_missing",
+    ];
+
     /// The outcome of the request, as one word for metrics and events.
     pub const fn outcome(&self) -> &'static str {
         match self {

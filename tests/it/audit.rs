@@ -1,14 +1,16 @@
 //! The audit trail: its lines, its chain, and outputs that fail.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{PROMPT, Request, World, daemon, eventually, spawn};
+use crate::harness::{BEARERD, PROMPT, Request, Setup, World, daemon, eventually, spawn};
 
 /// What the daemon's trail is configured by; further lines are keys of `[audit]`.
 fn trail(lines: &str) -> String {
@@ -242,5 +244,45 @@ async fn a_trail_that_cannot_be_opened_prevents_the_start_with_a_reason() {
         "{}",
         second.output()
     );
+    world.finish().await;
+}
+
+/// FLT-DSK-01 on a file system that is full indeed, where the system lets a test mount one; otherwise the limits on the size
+/// of files above are the only test.
+#[tokio::test]
+async fn on_a_full_tmpfs_refuse_answers_503_and_recovers_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, script) = (folder.path().join("disk"), folder.path().join("bearerd"));
+    fs::create_dir(&disk).unwrap();
+    let unshare = "unshare --user --map-root-user --mount";
+    let mounts = format!("mount -t tmpfs -o size=64k tmpfs '{}'", disk.display());
+    let probe = Command::new("sh").args(["-c", &format!("{unshare} sh -c \"{mounts}\"")]).output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        eprintln!("not tested: no tmpfs can be mounted here");
+        return;
+    }
+    let text =
+        format!("#!/bin/sh\nexec {unshare} sh -c \"{mounts} && exec {BEARERD} \\\"\\$@\\\"\" sh \"$@\"\n");
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let lines = format!("[audit]\noutput = \"file:{}/audit.jsonl\"\non_failure = \"refuse\"", disk.display());
+    let world = Setup::new(&script).quiet().route(&lines).start().await;
+    // The disk as the daemon sees it.
+    let seen = PathBuf::from(format!("/proc/{}/root{}", world.process.id(), disk.display()));
+    eventually("the start", async || {
+        events(&seen.join("audit.jsonl")).contains(&"daemon.started".to_owned())
+    })
+    .await;
+    let filled = fs::write(seen.join("ballast"), vec![0; 1 << 20]).unwrap_err();
+    assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
+
+    eventually("refused", async || {
+        refresh(&world).await;
+        world.get("/x").await.code().as_deref() == Some("audit_unavailable")
+    })
+    .await;
+    fs::remove_file(seen.join("ballast")).unwrap();
+
+    eventually("accepted", async || world.get("/x").await.status == 200).await;
     world.finish().await;
 }

@@ -176,3 +176,21 @@ async fn health_with_a_wait_returns_at_once_if_the_daemon_is_ready() {
     }
     world.finish().await;
 }
+
+/// The page of commands has every command, and none that does not exist.
+#[tokio::test]
+async fn the_page_of_commands_has_every_command() {
+    let page = include_str!("../../docs/operate/commands.md");
+    let folder = tempfile::tempdir().unwrap();
+    let mut help = spawn(&["--help"], &[], folder.path());
+    assert_eq!(help.ended().await.code(), Some(0));
+    let text = help.output();
+    let (_, commands) = text.split_once("Commands:\n").unwrap();
+    let names = commands.lines().take_while(|line| line.starts_with("  "));
+    let names: std::collections::BTreeSet<&str> =
+        names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    assert!(names.len() > 10, "{text}");
+    let headings = page.lines().filter_map(|line| line.strip_prefix("### bearerd "));
+    let documented = headings.filter_map(|heading| heading.split(' ').next()).collect();
+    assert_eq!(names, documented);
+}

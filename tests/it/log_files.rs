@@ -195,3 +195,25 @@ async fn a_log_on_standard_output_leaves_standard_error_empty() {
     world.process.event("request").await;
     world.finish().await;
 }
+
+/// Ten thousand lines and more, far more than the queue holds, on a pipe that nobody reads.
+#[tokio::test]
+async fn ten_thousand_lines_on_a_pipe_that_nobody_reads_delay_nothing_and_are_counted() {
+    let logging = Logging::start("file:pipe", |folder| {
+        mknodat(CWD, folder.join("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    })
+    .await;
+    let began = Instant::now();
+    let callers = (0..8).map(async |_| {
+        // A refusal closes its connection.
+        for number in 0..1300 {
+            logging.request(number).await;
+        }
+    });
+    futures_util::future::join_all(callers).await;
+    let took = began.elapsed();
+
+    // With a factor of twenty for a busy machine.
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    logging.stop().await;
+}

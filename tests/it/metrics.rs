@@ -2,6 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use testkit::harness::PROMPT;
+use testkit::pki::Pki;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
 use crate::harness::{Request, World, daemon, eventually};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
@@ -242,6 +248,73 @@ fn each_alert_has_a_runbook_and_a_test() {
     for name in names {
         assert!(runbooks.contains(&format!("\n## {name}\n")), "{name}");
         assert!(tests.contains(&format!("alertname=\"{name}\"")), "{name}");
-        assert!(alerts.contains(&format!("docs/operate/alerts.md#{}\n", name.to_lowercase())), "{name}");
+        let runbook =
+            concat!("runbook_url: ", env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/operate/alerts.md#");
+        assert!(alerts.contains(&format!("{runbook}{}\n", name.to_lowercase())), "{name}");
     }
+}
+
+/// Requests that bearerd refuses before their head is complete, and callers that fail to negotiate TLS.
+#[tokio::test]
+async fn refusals_before_a_head_is_complete_and_failed_handshakes_are_counted() {
+    let send = async |world: &World, bytes: &[u8]| {
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = timeout(PROMPT * 3, stream.read_to_end(&mut answer)).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let world = daemon().quiet().limits("header_timeout = \"300ms\"").start().await;
+    let large = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(200_000));
+    for (bytes, status, code) in [
+        ("GET / HTTP/1.1\r\nbad field\r\n\r\n", "400", "bad_request"),
+        (large.as_str(), "431", "header_too_large"),
+        ("GET / HTTP/1.1\r\nhost:", "408", "request_timeout"),
+    ] {
+        let answer = send(&world, bytes.as_bytes()).await;
+        assert!(answer.contains(&format!(" {status} ")), "{code}: {answer}");
+        let scrape = Scrape::of(&world).await;
+        assert_eq!(scrape.sum("bearerd_refused_requests_total", &[("code", code)]), 1, "{code}");
+        let labels = [("http_request_method", "_OTHER"), ("error_type", code)];
+        assert_eq!(scrape.sum("http_server_request_duration_seconds_count", &labels), 1, "{code}");
+    }
+    world.finish().await;
+
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let issued = pki.server().clone();
+    let world = daemon().quiet().tls(&issued).start_with(pki, async |_| {}).await;
+    send(&world, b"\x16\x03\x01\x00\x05nonsense").await;
+    let scrape = Scrape::of(&world).await;
+    assert_eq!(scrape.sum("bearerd_refused_requests_total", &[("code", "tls_handshake_failed")]), 1);
+    world.finish().await;
+}
+
+/// A scrape during reloads is whole, and no counter falls.
+#[tokio::test]
+async fn scrapes_during_reloads_are_whole_and_no_counter_falls() {
+    let world = daemon().quiet().start().await;
+    let count = "http_server_request_duration_seconds_count";
+    let (mut before, mut scrapes) = (0, 0);
+    let reloads = async {
+        for _ in 0..5 {
+            world.configure(|text| text.replace("[[routes]]\n", "[[routes]]\n# another line\n"));
+            world.reload().await;
+        }
+    };
+    let scraping = async {
+        loop {
+            world.get("/x").await;
+            let scrape = Scrape::of(&world).await;
+            let now = scrape.sum(count, &[("http_route", "/")]);
+            assert!(now > before, "{now} after {before}");
+            assert_eq!(scrape.sum("bearerd_credential_state", &[("credential", "api")]), 1);
+            (before, scrapes) = (now, scrapes + 1);
+        }
+    };
+    tokio::select! {
+        () = reloads => {}
+        () = scraping => {}
+    }
+    assert!(scrapes > 0);
+    world.finish().await;
 }

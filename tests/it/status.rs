@@ -343,23 +343,76 @@ async fn pages_of_other_sites_neither_read_nor_refresh() {
     world.finish().await;
 }
 
-/// One vocabulary of states and reasons: the codes of the daemon, and the tables of the documentation.
-#[test]
-fn states_and_reasons_are_those_of_the_documentation() {
-    use bearerd::token::status::{CredentialState, TOKEN_REJECTED};
+/// One vocabulary of states, reasons, causes, outcomes and codes: the daemon's, that of the metrics, and that of the
+/// documentation.
+#[tokio::test]
+async fn states_and_reasons_are_those_of_the_metrics_and_of_the_documentation() {
+    use bearerd::admin::attention::REASONS;
+    use bearerd::proxy::error::{ProxyError, TLS_HANDSHAKE_FAILED};
+    use bearerd::telemetry::history::CAUSES;
+    use bearerd::telemetry::metrics::traffic::{Retry, Unauthorized};
+    use bearerd::token::Reason;
+    use bearerd::token::error::TokenError;
+    use bearerd::token::status::{CredentialState, TOKEN_REJECTED, WARNINGS};
 
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/status.md")).unwrap();
+    let read = |page: &str| fs::read_to_string(format!("{}/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = read("docs/operate/status.md");
     let documented = |heading: &str| -> BTreeSet<String> {
         let (_, after) = text.split_once(&format!("| {heading} |")).unwrap_or_else(|| panic!("no {heading}"));
         let rows = after.lines().skip(2).take_while(|line| line.starts_with('|'));
         rows.map(|row| row.split('`').nth(1).unwrap_or_else(|| panic!("{row}")).to_owned()).collect()
     };
+    let set = |words: &[&str]| -> BTreeSet<String> { words.iter().map(|word| (*word).to_owned()).collect() };
 
-    let states = CredentialState::ALL.map(|state| state.as_str().to_owned());
-    assert_eq!(documented("`state`"), BTreeSet::from(states));
-    let reasons = bearerd::token::Reason::ALL.map(|reason| reason.code().to_owned());
-    let reasons = reasons.into_iter().chain([TOKEN_REJECTED.to_owned()]).collect::<BTreeSet<_>>();
-    assert_eq!(documented("`reason`"), reasons);
+    let states = set(&CredentialState::ALL.map(CredentialState::as_str));
+    assert_eq!(documented("`state`"), states);
+    let reasons = [&Reason::ALL.map(Reason::code)[..], &[TOKEN_REJECTED]].concat();
+    assert_eq!(documented("`reason`"), set(&reasons));
+    assert_eq!(documented("`reason` of `attention`"), set(&[&WARNINGS[..], &REASONS[..]].concat()));
+
+    // The metrics of a daemon have a series for each word from the start.
+    let world = daemon().start().await;
+    let (_, scrape) = world.admin_get("/metrics").await;
+    let labels = |metric: &str, label: &str| -> BTreeSet<String> {
+        let series = scrape.lines().filter(|line| line.starts_with(&format!("{metric}{{")));
+        let value =
+            |line: &str| line.split_once(&format!("{label}=\""))?.1.split_once('"').map(|it| it.0.to_owned());
+        series.filter_map(value).collect()
+    };
+    assert_eq!(labels("bearerd_credential_state", "state"), states);
+    let (causes, outcomes) = (set(&CAUSES), TokenError::OUTCOMES);
+    assert_eq!(labels("bearerd_token_requests_total", "cause"), causes);
+    let outcomes = set(&[&["refreshed", "same_token"], outcomes].concat());
+    assert_eq!(labels("bearerd_token_requests_total", "outcome"), outcomes);
+    let unauthorized: Vec<_> = Unauthorized::ALL.iter().map(|one| one.as_str()).collect();
+    assert_eq!(labels("bearerd_upstream_unauthorized_total", "outcome"), set(&unauthorized));
+    let retries: Vec<_> = Retry::ALL.iter().map(|one| one.as_str()).collect();
+    assert_eq!(labels("bearerd_upstream_retries_total", "cause"), set(&retries));
+    let codes = set(&[ProxyError::CODES, &[TLS_HANDSHAKE_FAILED]].concat());
+    assert_eq!(labels("bearerd_refused_requests_total", "code"), codes);
+    for reason in Reason::ALL {
+        assert!(codes.contains(reason.code()), "{reason:?}");
+    }
+
+    let metrics = read("docs/operate/metrics.md");
+    let row = |metric: &str| {
+        metrics
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{metric}` ")))
+            .unwrap_or_else(|| panic!("{metric}"))
+    };
+    for (metric, words) in [
+        ("bearerd_credential_state", &states),
+        ("bearerd_token_requests_total", &causes),
+        ("bearerd_token_requests_total", &outcomes),
+        ("bearerd_upstream_unauthorized_total", &set(&unauthorized)),
+        ("bearerd_upstream_retries_total", &set(&retries)),
+    ] {
+        for word in words {
+            assert!(row(metric).contains(&format!("`{word}`")), "{metric} {word}");
+        }
+    }
+    world.finish().await;
 }
 
 /// `/readyz?verbose` uses the same words.

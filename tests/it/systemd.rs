@@ -284,3 +284,54 @@ async fn a_held_socket_that_a_reload_removes_can_be_configured_again() {
     assert_eq!(Caller::connect(address).await.send(&Request::get("/x")).await.status, 200);
     world.finish().await;
 }
+
+/// The sockets of operators, on a unix socket, and of health checks: by their address, and by the name of their key.
+#[tokio::test]
+async fn passed_sockets_of_operators_and_health_checks_are_used_and_stay() {
+    use std::os::unix::fs::PermissionsExt;
+    let sockets = tempfile::tempdir().unwrap();
+    let path = sockets.path().join("admin.sock");
+    let admin = UnixListener::bind(&path).unwrap();
+    let ((server, server_address), (health, health_address)) = (listener(), listener());
+    for (name_of_admin, name_of_health, listens_elsewhere) in
+        [("bearerd.socket", "bearerd.socket", false), ("admin", "health", true)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let (admin_listen, health_listen) = if listens_elsewhere {
+            ("127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned())
+        } else {
+            (format!("unix:{}", path.display()), health_address.to_string())
+        };
+        write(folder.path(), &server_address.to_string(), &admin_listen);
+        let file = folder.path().join("proxy.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("[log]", &format!("[health]\nlisten = {health_listen:?}\n[log]")))
+            .unwrap();
+        let launch = || {
+            command(&["run"], &[], folder.path())
+                .socket("bearerd.socket", server.try_clone().unwrap())
+                .socket(name_of_admin, admin.try_clone().unwrap())
+                .socket(name_of_health, health.try_clone().unwrap())
+        };
+
+        // Whoever could connect would be an operator.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let mut refused = launch().start();
+        assert_eq!(refused.ended().await.code(), Some(1), "{}", refused.output());
+        assert!(refused.output().contains("SocketMode=0600"), "{}", refused.output());
+
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+        let mut process = launch().start();
+        process.event("started").await;
+        let ask = async |path_of: &str| {
+            let stream = UnixStream::connect(&path).await.unwrap();
+            Caller::over(stream, "localhost").send(&Request::get(path_of)).await.status
+        };
+        assert_eq!((ask("/livez").await, ask("/status").await), (200, 200));
+        let mut checks = Caller::connect(health_address).await;
+        assert_eq!(checks.send(&Request::get("/livez")).await.status, 200);
+        process.signal(Signal::TERM);
+        assert_eq!(process.ended().await.code(), Some(0), "{}", process.output());
+        assert!(path.exists());
+    }
+}

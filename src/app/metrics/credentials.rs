@@ -1,10 +1,13 @@
 //! The metrics of credentials and their tokens.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::family::{as_f64, counters, gauges, is, labels, seconds, timestamps, unix};
 use crate::admin::Credentials;
+use crate::telemetry::history::CAUSES;
 use crate::telemetry::metrics::exposition::{Family, Labels};
+use crate::token::error::TokenError;
 use crate::token::{CredentialState, CredentialStatus, Operator};
 
 /// A credential with its status at the scrape.
@@ -32,9 +35,14 @@ pub(super) fn families(credentials: &Credentials, started: SystemTime) -> Vec<Fa
 
 fn of_token_requests(all: &[Seen], started: SystemTime) -> Vec<Family> {
     let requests = all.iter().flat_map(|seen| {
-        seen.status.record.requests.iter().map(|((cause, outcome), count)| {
+        // Every series begins at 0: the first failure is an increase.
+        let outcomes = || ["refreshed", "same_token"].iter().chain(TokenError::OUTCOMES);
+        let every = CAUSES.iter().flat_map(|cause| outcomes().map(move |outcome| ((*cause, *outcome), 0)));
+        let mut counts: BTreeMap<_, u64> = every.collect();
+        counts.extend(seen.status.record.requests.iter().map(|(key, count)| (*key, *count)));
+        counts.into_iter().map(|((cause, outcome), count)| {
             let labels = labels([("credential", &seen.name), ("cause", cause), ("outcome", outcome)]);
-            (labels, as_f64(*count))
+            (labels, as_f64(count))
         })
     });
     let durations = all
