@@ -1,33 +1,8 @@
 //! What needs attention: one list of findings with their remedies, which `/status`, the page and `bearerd status` show.
 
-use serde::{Deserialize, Serialize};
-
-use super::status::{Certificate, Configuration, Credential, Hold, Route, Status, Time, Upstream};
+use super::status::{Certificate, Configuration, Credential, Finding, Hold, Route, Status, Time, Upstream};
 use crate::config::model::certificate::EXPIRY_WARNING;
 use crate::token::status::{CredentialState, TOKEN_REJECTED};
-
-/// Something that an operator should look at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// What it is about: `credential`, `route`, `upstream`, `certificate`, `configuration` or `audit`.
-    pub subject: String,
-    /// Which credential, route, upstream or certificate; empty where there is one of its kind.
-    pub name: String,
-    /// `unusable` if requests fail for this reason, or else `degraded`.
-    pub state: String,
-    /// Why: a code.
-    pub reason: String,
-    /// Since when.
-    pub since: Option<Time>,
-    /// When bearerd tries again, or when it ends.
-    pub until: Option<Time>,
-    /// Whether a person must act.
-    pub needs_person: bool,
-    /// The error, or what happens.
-    pub detail: Option<String>,
-    /// What a person can do.
-    pub help: String,
-}
 
 /// The reasons of findings besides those of credentials, and the codes of errors of an upstream.
 pub const REASONS: [&str; 6] = [
@@ -85,20 +60,6 @@ impl Finding {
             detail: None,
             help: help.to_owned(),
         }
-    }
-
-    /// What happens at `until`.
-    pub fn until_name(&self) -> &'static str {
-        match self.subject.as_str() {
-            "certificate" => "ends",
-            "route" => "held until",
-            _ => "next attempt",
-        }
-    }
-
-    /// Whether requests fail for this reason.
-    pub fn is_unusable(&self) -> bool {
-        self.state == CredentialState::Unusable.as_str()
     }
 }
 

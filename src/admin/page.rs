@@ -3,6 +3,7 @@
 //! The server renders the whole page. With scripting, the page follows `/events`; without, a link loads it again.
 
 mod drawing;
+mod findings;
 
 use askama::Template;
 use axum::body::Body;
@@ -12,7 +13,8 @@ use http::{Request, StatusCode};
 use jiff::Timestamp;
 
 use self::drawing::{Sparkline, icon};
-use super::attention::{Finding, shown_to};
+use self::findings::{FindingView, When};
+use super::attention::shown_to;
 use super::html;
 use super::overview::Overview;
 use super::server::Peer;
@@ -54,24 +56,6 @@ struct Headline {
     text: String,
     /// How many credentials are in which state, if not all are in one.
     counts: Option<String>,
-}
-
-/// A time: exact, and as people read it.
-struct When {
-    exact: String,
-    words: String,
-}
-
-/// Something that needs attention.
-struct FindingView {
-    seen: Finding,
-    icon: &'static str,
-    since: Option<When>,
-    until: Option<(&'static str, When)>,
-    /// What a person can do: pieces of text, and whether each is a name of the configuration or a command.
-    help: Vec<(bool, String)>,
-    /// The part of the page with more about it.
-    more: String,
 }
 
 struct CredentialView {
@@ -177,7 +161,7 @@ impl Page {
             events,
             uptime: span(status.started_at.until(now)),
             rendered: When { exact: now.to_string(), words: clock_time(now) },
-            attention: attention(status.attention, &status.credentials, now),
+            attention: findings::views(status.attention, &status.credentials, now),
             credentials: status.credentials.into_iter().map(|one| CredentialView::new(one, now)).collect(),
             upstreams: status.upstreams.into_iter().map(|one| UpstreamView::new(one, now)).collect(),
             routes: routes
@@ -237,36 +221,6 @@ fn needs_attention(findings: usize) -> String {
     match findings {
         1 => "One thing needs attention".to_owned(),
         count => format!("{count} things need attention"),
-    }
-}
-
-/// What needs attention, each with a link to the part of the page that says more.
-fn attention(findings: Vec<Finding>, credentials: &[Credential], now: Time) -> Vec<FindingView> {
-    let view = |seen: Finding| FindingView {
-        icon: icon(&seen.state),
-        since: seen.since.map(|since| When::past(since, now)),
-        until: seen.until.map(|until| (seen.until_name(), When::past(until, now))),
-        help: pieces(&seen.help),
-        more: match seen.subject.as_str() {
-            "credential" => {
-                let place = credentials.iter().position(|one| one.name == seen.name);
-                format!("credential-{}", place.map_or(0, |place| place + 1))
-            }
-            "configuration" | "audit" => "daemon".to_owned(),
-            subject => format!("{subject}s"),
-        },
-        seen,
-    };
-    findings.into_iter().map(view).collect()
-}
-
-impl When {
-    fn past(time: Time, now: Time) -> Self {
-        Self { exact: time.to_string(), words: relative(time, now) }
-    }
-
-    fn coming(time: Time, now: Time) -> Self {
-        Self { exact: time.to_string(), words: ahead(time, now) }
     }
 }
 
@@ -382,18 +336,6 @@ impl ConfigurationView {
         let reload = last_reload.map(|reload| (reload.successful, When::past(reload.at, now), reload.detail));
         Self { file, loaded: When::past(loaded_at, now), reload }
     }
-}
-
-/// A sentence with its first letter upper case, in pieces; every second piece stood between backticks.
-fn pieces(sentence: &str) -> Vec<(bool, String)> {
-    let mut pieces: Vec<_> =
-        sentence.split('`').enumerate().map(|(at, piece)| (at % 2 == 1, piece.to_owned())).collect();
-    if let Some((false, first)) = pieces.first_mut()
-        && let Some(letter) = first.chars().next()
-    {
-        first.replace_range(..letter.len_utf8(), &letter.to_uppercase().to_string());
-    }
-    pieces
 }
 
 /// The latest events of all credentials, the newest first.

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::attention::Finding;
 use crate::documentation;
 use crate::telemetry::event::{milliseconds, timestamp};
 use crate::telemetry::history::{LastError, RecentEvent, Record};
@@ -49,6 +48,29 @@ pub struct Status {
     pub audit: Audit,
     /// The webhooks.
     pub webhooks: Vec<Webhook>,
+}
+
+/// Something that an operator should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What it is about: `credential`, `route`, `upstream`, `certificate`, `configuration` or `audit`.
+    pub subject: String,
+    /// Which credential, route, upstream or certificate; empty where there is one of its kind.
+    pub name: String,
+    /// `unusable` if requests fail for this reason, or else `degraded`.
+    pub state: String,
+    /// Why: a code.
+    pub reason: String,
+    /// Since when.
+    pub since: Option<Time>,
+    /// When bearerd tries again, or when it ends.
+    pub until: Option<Time>,
+    /// Whether a person must act.
+    pub needs_person: bool,
+    /// The error, or what happens.
+    pub detail: Option<String>,
+    /// What a person can do.
+    pub help: String,
 }
 
 /// The configuration in force.
@@ -298,6 +320,22 @@ impl Serialize for Time {
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+impl Finding {
+    /// What happens at `until`.
+    pub fn until_name(&self) -> &'static str {
+        match self.subject.as_str() {
+            "certificate" => "ends",
+            "route" => "held until",
+            _ => "next attempt",
+        }
+    }
+
+    /// Whether requests fail for this reason.
+    pub fn is_unusable(&self) -> bool {
+        self.state == "unusable"
     }
 }
 

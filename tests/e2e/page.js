@@ -230,7 +230,7 @@ async function main() {
       const page = await open(browser, `${all.admin}/`, { width: 1280, scheme: 'light' });
       const text = await page.evaluate(() => document.body.innerText);
       for (const words of ['acquiring', 'valid', 'degraded', 'unusable', 'client_rejected', 'token_endpoint_rate_limited',
-        'What to do', 'Needs a person', 'Check client_id', 'Retry-After', 'limit near', 'ends soon', 'open']) {
+        'What needs attention', 'What to do', 'needs a person', 'Check client_id', 'rotation_limit_near', 'upstream_unavailable', 'Retry-After', 'limit near', 'ends soon', 'open', 'ends in']) {
         assert.ok(text.includes(words), `${words}: ${text}`);
       }
       await page.close();

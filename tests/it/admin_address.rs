@@ -591,6 +591,10 @@ async fn commands_read_the_daemons_own_token_by_themselves() {
         code == 1 && output.contains("it is a symlink") && !output.contains("Open this"),
         "{code} {output}"
     );
+    fs::remove_file(place.token_file()).unwrap();
+    let (code, output) = ended(world.command(&arguments)).await;
+    let says = output.contains("denied access") && output.contains("if `admin.token` is missing");
+    assert!(code == 1 && says && !output.contains("Open this"), "{code} {output}");
     assert_absent(&world.process.output(), &token);
     world.finish().await;
 }

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::admin::attention::Finding;
-use crate::admin::status::{Credential, Status, Time};
+use crate::admin::status::{Credential, Finding, Status, Time};
 use crate::admin::words::{ahead, counted, relative, span};
 use crate::peer_text::printable;
 
