@@ -2,6 +2,8 @@
 
 use super::status::{Certificate, Configuration, Credential, Finding, Hold, Route, Status, Time, Upstream};
 use crate::config::model::certificate::EXPIRY_WARNING;
+use crate::documentation;
+use crate::token::Reason;
 use crate::token::status::{CredentialState, TOKEN_REJECTED};
 
 /// The reasons of findings besides those of credentials, and the codes of errors of an upstream.
@@ -59,7 +61,19 @@ impl Finding {
             needs_person: false,
             detail: None,
             help: help.to_owned(),
+            documentation: documentation(reason),
         }
+    }
+}
+
+/// The address of the documentation of a reason.
+fn documentation(reason: &str) -> String {
+    let is_of_credential = reason == TOKEN_REJECTED || Reason::ALL.iter().any(|one| one.code() == reason);
+    // The codes of errors of an upstream.
+    if is_of_credential || reason.starts_with("upstream_") {
+        documentation::of_code(reason)
+    } else {
+        format!("{}/operate/status.md#what-needs-attention", documentation::FOLDER)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -9,6 +10,7 @@ use axum::response::Response;
 use http::request::Parts as Head;
 use http::{Method, Request, StatusCode};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::access::Need;
 use super::attention;
@@ -24,6 +26,9 @@ use crate::http::Problem;
 use crate::lifecycle::Stage;
 use crate::telemetry::Events;
 use crate::version;
+
+/// How exact the beginning of a credential's state is.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The parts of the daemon that the overview shows besides credentials, as they are at each call.
 pub trait Parts: fmt::Debug + Send + Sync {
@@ -141,12 +146,19 @@ impl Overview {
         self.readiness.stage()
     }
 
-    /// Samples the latencies of routes. Never returns.
+    /// Samples the latencies of routes, and notes when the state of a credential changes. Never returns.
     pub(super) async fn sample(&self) {
         loop {
             let routes = self.parts.routes();
             self.latencies.sample(routes.iter().map(|route| (route.name.as_str(), &route.latency)));
-            tokio::time::sleep(SAMPLE_INTERVAL).await;
+            let next = Instant::now() + SAMPLE_INTERVAL;
+            while Instant::now() < next {
+                // Each look at a status notes since when it holds.
+                for (source, operator) in self.credentials.all() {
+                    operator.status(&source);
+                }
+                tokio::time::sleep(STATE_INTERVAL).await;
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use super::html;
 use super::overview::Overview;
 use super::server::Peer;
 use super::status::{Certificate, Configuration, Credential, Event, Route, Status, Time, Upstream, Webhook};
-use super::words::{ahead, counted, milliseconds, relative, span};
+use super::words::{counted, milliseconds, relative, span};
 use crate::config::model::certificate::EXPIRY_WARNING;
 
 /// How many events the page lists, of all credentials together.

@@ -71,6 +71,8 @@ pub struct Finding {
     pub detail: Option<String>,
     /// What a person can do.
     pub help: String,
+    /// The address of the documentation of the reason.
+    pub documentation: String,
 }
 
 /// The configuration in force.

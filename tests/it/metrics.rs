@@ -249,8 +249,8 @@ fn each_alert_has_a_runbook_and_a_test() {
         assert!(runbooks.contains(&format!("\n## {name}\n")), "{name}");
         assert!(tests.contains(&format!("alertname=\"{name}\"")), "{name}");
         let runbook =
-            concat!("runbook_url: ", env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/operate/alerts.md#");
-        assert!(alerts.contains(&format!("{runbook}{}\n", name.to_lowercase())), "{name}");
+            format!("{}/operate/alerts.md#{}\n", bearerd::documentation::FOLDER, name.to_lowercase());
+        assert!(alerts.contains(&format!("runbook_url: {runbook}")), "{name}");
     }
 }
 

@@ -110,6 +110,21 @@ async fn a_wrong_client_secret_is_named_with_its_remedy() {
     world.finish().await;
 }
 
+/// An operator who looks later sees when it began.
+#[tokio::test]
+async fn a_state_began_when_it_changed_and_not_when_somebody_looked() {
+    let world = daemon().secret("\"not-the-secret\"").without_token().start().await;
+    world.process.event("token refresh failed").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+
+    let one = status(&world).await["credentials"][0].clone();
+
+    let since: jiff::Timestamp = one["since"].as_str().unwrap().parse().unwrap();
+    let seconds = jiff::Timestamp::now().duration_since(since).as_secs();
+    assert!((2..60).contains(&seconds), "{one:#}");
+    world.finish().await;
+}
+
 /// The only route rejects the token, and no other can be had.
 #[tokio::test]
 async fn a_revoked_token_that_no_refresh_replaces_is_named_with_its_remedy() {

@@ -72,6 +72,7 @@ impl Report {
             facts.push((finding.until_name(), format!("{until}, {}", relative(until, self.now))));
         }
         facts.push(("what to do", printable(&finding.help)));
+        facts.push(("read", printable(&finding.documentation)));
         for (name, value) in facts {
             let _ = writeln!(text, "  {} {value}", self.paint(&format!("{name:<13}"), Tone::Quiet));
         }
