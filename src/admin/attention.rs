@@ -187,7 +187,17 @@ fn of_configuration(configuration: &Configuration) -> Option<Finding> {
     let help = "correct the configuration, and reload: `bearerd check` names every problem";
     Some(Finding {
         since: Some(reload.at),
-        detail: reload.detail.as_deref().and_then(|detail| detail.lines().next()).map(str::to_owned),
+        detail: reload.detail.as_deref().map(first_problem),
         ..Finding::new("configuration", "", false, RELOAD_FAILED, help)
     })
+}
+
+/// The first problem of a configuration, with its place in the file.
+fn first_problem(problems: &str) -> String {
+    let mut lines = problems.lines();
+    let problem = lines.next().unwrap_or_default().trim_start_matches("error: ");
+    match lines.next().and_then(|line| line.trim_start().strip_prefix("--> ")) {
+        Some(place) => format!("{problem} ({place})"),
+        None => problem.to_owned(),
+    }
 }

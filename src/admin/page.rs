@@ -193,11 +193,11 @@ impl Headline {
             let verb = if persons == 1 { "needs" } else { "need" };
             ("unusable", format!("{} {verb} a person", counted(persons, "credential")))
         } else if of_state("unusable") > 0 {
-            ("unusable", format!("{} of {} unusable", of_state("unusable"), counted(all, "credential")))
+            ("unusable", of_all(of_state("unusable"), all, "unusable"))
         } else if unusable > 0 {
             ("unusable", needs_attention(status.attention.len()))
         } else if of_state("degraded") > 0 {
-            ("degraded", format!("{} of {} degraded", of_state("degraded"), counted(all, "credential")))
+            ("degraded", of_all(of_state("degraded"), all, "degraded"))
         } else if !status.attention.is_empty() {
             ("degraded", needs_attention(status.attention.len()))
         } else if of_state("acquiring") > 0 {
@@ -214,6 +214,13 @@ impl Headline {
         let words = counts.iter().map(|(count, state)| format!("{count} {state}")).collect::<Vec<_>>();
         let counts = (counts.len() > 1).then(|| words.join(" · "));
         Self { state, icon: icon(state), text, counts }
+    }
+}
+
+fn of_all(count: usize, all: usize, state: &str) -> String {
+    match all {
+        1 => format!("The credential is {state}"),
+        _ => format!("{count} of {all} credentials {state}"),
     }
 }
 

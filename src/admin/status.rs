@@ -330,7 +330,7 @@ impl Finding {
     pub fn until_name(&self) -> &'static str {
         match self.subject.as_str() {
             "certificate" => "ends",
-            "route" => "held until",
+            "route" => "hold ends",
             _ => "next attempt",
         }
     }

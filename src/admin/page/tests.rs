@@ -120,8 +120,8 @@ fn the_headline_names_the_worst() {
     };
     let nothing: fn(&mut Status) = |_| {};
     assert_eq!(headline(json!({"state": "acquiring"}), nothing), "acquiring: Waiting for the first token");
-    assert_eq!(headline(json!({"state": "degraded"}), nothing), "degraded: 1 of 1 credential degraded");
-    assert_eq!(headline(json!({"state": "unusable"}), nothing), "unusable: 1 of 1 credential unusable");
+    assert_eq!(headline(json!({"state": "degraded"}), nothing), "degraded: The credential is degraded");
+    assert_eq!(headline(json!({"state": "unusable"}), nothing), "unusable: The credential is unusable");
     let open: fn(&mut Status) = |status| status.upstreams[0].breaker = "open".to_owned();
     assert_eq!(headline(json!({}), open), "unusable: One thing needs attention");
     let failing: fn(&mut Status) = |status| {
