@@ -21,10 +21,6 @@ struct Logging {
 impl Logging {
     /// Starts with this `log.output`, relative to the folder that `prepare` is given.
     async fn start(output: &str, prepare: impl FnOnce(&Path)) -> Self {
-        Self::at_level(output, "info", prepare).await
-    }
-
-    async fn at_level(output: &str, level: &str, prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         prepare(folder.path());
         let socket = folder.path().join("b.sock");
@@ -34,7 +30,7 @@ impl Logging {
             socket.display()
         );
         fs::write(folder.path().join("proxy.toml"), configuration).unwrap();
-        let process = spawn(&["run"], &[("RUST_LOG".to_owned(), level.to_owned())], folder.path());
+        let process = spawn(&["run"], &[], folder.path());
         eventually("the socket", async || UnixStream::connect(&socket).await.is_ok()).await;
         Self { folder, process }
     }
@@ -198,30 +194,4 @@ async fn a_log_on_standard_output_leaves_standard_error_empty() {
     assert_eq!(world.get("/x").await.status, 200);
     world.process.event("request").await;
     world.finish().await;
-}
-
-/// Ten thousand lines and more, far more than the queue holds, on a pipe that nobody reads.
-#[tokio::test]
-async fn ten_thousand_lines_on_a_pipe_that_nobody_reads_delay_nothing() {
-    const REQUESTS: usize = 20;
-    let counted = Logging::at_level("file:b.log", "trace", |_| {}).await;
-    for number in 0..REQUESTS {
-        counted.request(number).await;
-    }
-    counted.has("b.log", REQUESTS - 1).await;
-    let lines = fs::read_to_string(counted.path("b.log")).unwrap().lines().count();
-    counted.stop().await;
-    let pipe = |folder: &Path| {
-        mknodat(CWD, folder.join("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    };
-    let logging = Logging::at_level("file:pipe", "trace", pipe).await;
-    let began = Instant::now();
-
-    for number in 0..10_000 * REQUESTS / lines + 1 {
-        logging.request(number).await;
-    }
-
-    let took = began.elapsed();
-    assert!(took < PROMPT * 10, "{lines} lines for {REQUESTS} requests: {took:?}");
-    logging.stop().await;
 }
