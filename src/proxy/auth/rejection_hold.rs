@@ -163,9 +163,10 @@ impl Verdicts for RejectionHold {
     /// On a held route, a token that the upstream has not accepted, or has rejected since.
     fn rejects(&self, generation: Generation, now: Moment) -> bool {
         let state = self.state.load();
-        let is_accepted = match state.accepted == generation {
-            true => state.rejected_since.is_none(),
-            false => state.has_accepted(generation),
+        let is_accepted = if state.accepted == generation {
+            state.rejected_since.is_none()
+        } else {
+            state.has_accepted(generation)
         };
         state.is_held(now) && !is_accepted
     }
