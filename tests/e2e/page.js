@@ -73,7 +73,7 @@ async function eventually(what, holds) {
 
 function configuration(name, credentials) {
   execFileSync('openssl', [
-    'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '5',
+    'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', name === 'all' ? '5' : '90',
     '-subj', '/CN=proxy.example.test', '-addext', 'subjectAltName=DNS:proxy.example.test',
     '-keyout', join(folder, `${name}-key.pem`), '-out', join(folder, `${name}.pem`),
   ], { stdio: 'ignore' });
