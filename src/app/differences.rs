@@ -90,13 +90,29 @@ mod tests {
     #[test]
     fn what_only_a_start_can_change_is_kept_and_named() {
         let before = fixture::config("[server]\nworkers = 1", "", "x");
-        let text = "[server]\nworkers = 2\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\noutput = \"stdout\"\nformat = \"text\"";
+        let text = "[server]\nworkers = 2\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\n\
+                    output = \"file:log\"\nformat = \"text\"\n[audit]\noutput = \"stdout\"\nkey = \"hunter2hunter2hunter2\"\n\
+                    on_failure = \"refuse\"\n[tracing]\notlp_endpoint = \"http://localhost:4318\"";
         let mut after = fixture::config(text, "", "x");
 
         let keys = keep_until_restart(&before, &mut after);
 
-        assert_eq!(keys, ["server.workers", "log.output", "log.format", "log.level"]);
-        assert_eq!(differences(&before, &after).settings, ["server.drain", "admin.listen"]);
+        assert_eq!(
+            keys,
+            [
+                "server.workers",
+                "audit.output",
+                "audit.key",
+                "log.output",
+                "log.format",
+                "log.level",
+                "tracing"
+            ]
+        );
+        let settings = ["server.drain", "admin.listen", "audit.on_failure"];
+        assert_eq!(differences(&before, &after).settings, settings);
+        assert_eq!((&after.audit.output, &after.audit.key), (&before.audit.output, &before.audit.key));
+        assert_eq!(after.tracing, before.tracing);
         assert_eq!(after.server.workers, 1);
         assert_eq!((after.log.format, after.log.level), (before.log.format, before.log.level));
     }

@@ -83,6 +83,9 @@ pub enum StartError {
     /// The audit trail cannot be opened.
     #[error("the audit trail cannot be opened (`audit.output`)")]
     Audit(#[source] io::Error),
+    /// The log cannot be opened.
+    #[error("the log cannot be written (`log.output`)")]
+    Log(#[source] io::Error),
     /// The client of a webhook cannot be set up.
     #[error("the webhook `{webhook}` cannot be set up")]
     Webhook {
@@ -118,6 +121,7 @@ impl StartError {
             | Self::Busy(_)
             | Self::Disk
             | Self::Audit(_)
+            | Self::Log(_)
             | Self::System(_) => false,
         }
     }

@@ -116,7 +116,7 @@ impl Daemon {
         Certificates::new(ShownTo::Operators, config.admin.tls.as_ref())?;
         admin::check_own_token(config)?;
         listen_sockets::check(config)?;
-        reports::receivers(config, &Trust::default())?;
+        reports::check(config)?;
         Self::settings(config, "bearerd").map(|_| ())
     }
 

@@ -6,11 +6,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::StartError;
-use crate::config::Config;
+use crate::config::{AuditOutput, Config, LogOutput};
 use crate::proxy::service::settings::ServiceSettings;
 use crate::telemetry::audit::{Audit, AuditCounters};
 use crate::telemetry::refused::{Counts, RefusedCallers};
-use crate::telemetry::{Events, Sink};
+use crate::telemetry::{Events, Sink, files};
 use crate::tls::client::Trust;
 use crate::webhooks::{Receivers, Webhooks};
 
@@ -101,6 +101,21 @@ impl Reports {
         };
         tokio::join!(trail, self.webhooks.finish());
     }
+}
+
+/// Finds out whether the log and the audit trail could be written and the webhooks be set up. Opens no file.
+///
+/// # Errors
+///
+/// [`StartError::Log`], [`StartError::Audit`] and [`StartError::Webhook`].
+pub(super) fn check(config: &Config) -> Result<(), StartError> {
+    if let LogOutput::File(path) = &config.log.output {
+        files::check(path).map_err(StartError::Log)?;
+    }
+    if let AuditOutput::File(path) = &config.audit.output {
+        files::check(path).map_err(StartError::Audit)?;
+    }
+    receivers(config, &Trust::default()).map(|_| ())
 }
 
 /// The receivers of a configuration's webhooks.

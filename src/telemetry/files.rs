@@ -3,13 +3,13 @@
 //! After SIGUSR1, [`reopen`] makes every such file be opened again by its path before the next write, so that a rotation by
 //! renaming loses no line. A rotation by truncation needs no signal: each write goes to the end that the file has then.
 
-use std::fs::{File, OpenOptions, create_dir_all};
+use std::fs::{self, File, OpenOptions, create_dir_all};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
 use tracing::error;
 
 /// How often the process was asked to open its files again.
@@ -124,6 +124,30 @@ pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
         }
         (opened, _) => opened,
     }
+}
+
+/// Finds out whether a file can be appended to, or made with its folder. Opens and makes nothing.
+///
+/// # Errors
+///
+/// The system's.
+pub fn check(path: &Path) -> io::Result<()> {
+    let mut ancestors = path.ancestors();
+    let (at, metadata) = loop {
+        let Some(at) = ancestors.next() else { return Err(ErrorKind::NotFound.into()) };
+        let at = if at.as_os_str().is_empty() { Path::new(".") } else { at };
+        match fs::metadata(at) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            found => break (at, found?),
+        }
+    };
+    let error = match (at == path, metadata.is_dir()) {
+        (true, true) => ErrorKind::IsADirectory,
+        (false, false) => ErrorKind::NotADirectory,
+        (true, false) => return Ok(access(at, Access::WRITE_OK)?),
+        (false, true) => return Ok(access(at, Access::WRITE_OK | Access::EXEC_OK)?),
+    };
+    Err(error.into())
 }
 
 /// Whether a pipe was not opened because nobody reads it.

@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// How long reading the files may take.
 const FILE_READ_TIMEOUT: Duration = Duration::from_secs(3);
 
-type Reading = (Fingerprint, Result<TlsMaterial, TlsFileError>);
+type Reading = (Fingerprint, Result<TlsMaterial, Vec<TlsFileError>>);
 
 /// The TLS configuration of new connections, replaced as a whole.
 pub type CurrentTls = Arc<ArcSwap<ServerConfig>>;
@@ -133,7 +133,10 @@ impl Reload {
                 Ok(config) => self.replace(fingerprint, material, config),
                 Err(error) => self.failed(fingerprint, in_one_line(&error), is_asked),
             },
-            Err(error) => self.failed(fingerprint, in_one_line(&error), is_asked),
+            Err(errors) => {
+                let errors: Vec<String> = errors.iter().map(|error| in_one_line(error)).collect();
+                self.failed(fingerprint, errors.join("; "), is_asked);
+            }
         }
     }
 

@@ -89,6 +89,47 @@ const ROUTE: &[&str] = &[
     "upstream = \"https://127.0.0.1:1\"\nbreaker = { failures = 0 }",
     "upstream = \"https://127.0.0.1:1\"\ncallers = [\"CN=a\"]",
 ];
+/// Lines of `[admin]`.
+const ADMIN: &[&str] = &[
+    "listen = \"127.0.0.1:0\"",
+    "listen = \"unix:a\"",
+    "listen = \"unix:s\"",
+    "listen = \"unix:file\"",
+    "listen = \"0.0.0.0:0\"",
+    "listen = \"127.0.0.1:0\"\ntls = { certificate = \"cert.pem\", private_key = \"key.pem\" }",
+    "listen = \"127.0.0.1:0\"\ntls = { certificate = \"none.pem\", private_key = \"other.pem\" }",
+    "listen = \"127.0.0.1:0\"\ntoken = { file = \"none\" }",
+];
+/// Sections about what operators see.
+const REPORTS: &[&str] = &[
+    "",
+    "[health]\nlisten = \"127.0.0.1:0\"",
+    "[health]\nlisten = \"unix:./a\"",
+    "[audit]\noutput = \"file:audit\"\nkey = { env = \"KEY\" }",
+    "[audit]\noutput = \"file:new/folder/audit\"\non_failure = \"refuse\"",
+    "[audit]\noutput = \"file:state\"",
+    "[audit]\noutput = \"file:file/audit\"",
+    "[audit]\noutput = \"file:/proc/audit\"",
+    "[audit]\noutput = \"file:audit\"\nkey = { env = \"UNSET\" }",
+    "[audit]\noutput = \"file:l\"\n[log]\noutput = \"file:./l\"",
+    "[[webhooks]]\nurl = \"https://127.0.0.1:1/\"\nca_file = \"ca.pem\"",
+    "[[webhooks]]\nurl = \"https://127.0.0.1:1/\"\nca_file = \"none.pem\"",
+    "[[webhooks]]\nurl = \"https://127.0.0.1:1/\"\nsecret = { env = \"SECRET\" }",
+    "[[webhooks]]\nurl = { env = \"SECRET\" }",
+    "[tracing]\notlp_endpoint = \"http://127.0.0.1:1\"\nsample = 0.5",
+    "[tracing]\notlp_endpoint = \"ftp://127.0.0.1:1\"",
+    "[tracing]\nsample = 2",
+];
+/// Lines of a second credential.
+const STATE_FILE: &[&str] = &[
+    "",
+    "state_file = \"state/d\"",
+    "state_file = \"state/c.state\"",
+    "state_file = \"link/../link/c.state\"",
+    "state_file = \"none/d\"",
+    "state_file = \"file/d\"",
+    "state_file = \"state\"",
+];
 const STATE: &[Option<&str>] = &[None, None, Some("{}"), Some("")];
 
 /// Mostly the first one, with which a configuration is good.
@@ -99,15 +140,20 @@ fn one_of(list: &'static [&'static str]) -> impl Strategy<Value = &'static str> 
 fn any_configuration() -> impl Strategy<Value = String> {
     let server = (one_of(LISTEN), one_of(STATE_DIR), one_of(TLS));
     let credential = (one_of(CLIENT), one_of(ENDPOINT), one_of(GRANT), one_of(TRANSPORT));
-    let route = (one_of(ROUTE), one_of(TRANSPORT), one_of(&["c", "none", "d"]));
-    (server, credential, route).prop_map(|(server, credential, route)| {
+    let route = (one_of(ROUTE), one_of(TRANSPORT), one_of(&["c", "none", "x"]));
+    let others = (one_of(ADMIN), one_of(REPORTS), one_of(STATE_FILE));
+    (server, credential, route, others).prop_map(|(server, credential, route, others)| {
         let (listen, state_dir, tls) = server;
+        let (admin, reports, state_file) = others;
         let (client, endpoint, grant, transport) = credential;
         let (upstream, of_route, name) = route;
         format!(
-            "[admin]\nlisten = \"127.0.0.1:0\"\n[server]\nworkers = 1\nlisten = {listen}\n{state_dir}\n{tls}\n\
+            "[admin]\n{admin}\n[server]\nworkers = 1\nlisten = {listen}\n{state_dir}\n{tls}\n\
              [credentials.c]\nclient_id = \"i\"\n{client}\n{endpoint}\n{grant}\n{transport}\n\
-             [[routes]]\ncredential = \"{name}\"\n{upstream}\n{of_route}\n"
+             [credentials.d]\nclient_id = \"i\"\nclient_secret = {{ env = \"SECRET\" }}\n\
+             token_url = \"https://127.0.0.1:1/t\"\n{state_file}\n\
+             [[routes]]\ncredential = \"{name}\"\n{upstream}\n{of_route}\n\
+             [[routes]]\npath = \"/d\"\ncredential = \"d\"\nupstream = \"https://127.0.0.1:1\"\n{reports}\n"
         )
     })
 }
@@ -127,6 +173,7 @@ fn prepare(folder: &Path, state: Option<&str>) {
         std::fs::write(folder.join(name), content).unwrap();
     }
     std::fs::create_dir(folder.join("state")).unwrap();
+    std::os::unix::fs::symlink("state", folder.join("link")).unwrap();
     if let Some(state) = state {
         std::fs::write(folder.join("state/c.state"), state).unwrap();
     }
@@ -162,7 +209,7 @@ fn started(path: &Path, environment: &Environment) -> (bool, String) {
 
 #[test]
 fn check_and_run_agree_about_every_configuration() {
-    let cases = 160;
+    let cases = 240;
     let mut runner =
         proptest::test_runner::TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
     let environment = Environment::from([("SECRET", "hunter2hunter2"), ("KEY", KEY)]);

@@ -14,7 +14,7 @@ use super::config_file;
 use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
 use super::output;
-use crate::app::Daemon;
+use crate::app::{Daemon, StartError};
 use crate::causes::in_one_line;
 use crate::config::Environment;
 use crate::config::source::file;
@@ -54,7 +54,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     let log = match log::start(&checked.config.log, environment) {
         Ok(log) => log,
         Err(error) => {
-            output::error_line(format_args!("bearerd: the log cannot be written (`log.output`): {error}"));
+            output::error_line(format_args!("bearerd: {}", in_one_line(&StartError::Log(error))));
             return refused(FAILED);
         }
     };

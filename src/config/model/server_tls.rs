@@ -1,7 +1,7 @@
 //! `[server.tls]` and `admin.tls`: the files for TLS with callers and operators, read at the start and whenever they may have changed.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -51,13 +51,6 @@ pub struct TlsMaterial {
 
 /// A digest of the files' content; `None` if a file could not be read.
 pub type Fingerprint = Option<[u8; 32]>;
-
-/// The content of the files in bytes.
-struct Contents {
-    certificate: Vec<u8>,
-    private_key: Zeroizing<Vec<u8>>,
-    client_ca: Option<Vec<u8>>,
-}
 
 /// A key of `[server.tls]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,63 +103,80 @@ impl std::error::Error for TlsFileError {
 }
 
 impl TlsFiles {
-    /// Reads the files. May block as long as the file system does.
-    pub fn read(&self) -> (Fingerprint, Result<TlsMaterial, TlsFileError>) {
-        match self.contents() {
-            Ok(contents) => (Some(contents.fingerprint()), self.material(&contents)),
-            Err(error) => (None, Err(error)),
-        }
-    }
-
-    fn contents(&self) -> Result<Contents, TlsFileError> {
-        let read = |key, path, max_bytes| pem_file::read(path, max_bytes).map_err(of(key));
-        let client_ca = self.client_ca.as_deref();
-        Ok(Contents {
-            certificate: read(TlsKey::Certificate, &self.certificate, MAX_CERTIFICATE_BYTES)?,
-            private_key: read(TlsKey::PrivateKey, &self.private_key, MAX_CERTIFICATE_BYTES)?.into(),
-            client_ca: client_ca
-                .map(|path| read(TlsKey::ClientCa, path, MAX_AUTHORITIES_BYTES))
-                .transpose()?,
-        })
-    }
-
-    fn material(&self, contents: &Contents) -> Result<TlsMaterial, TlsFileError> {
-        let chain = pem_file::certificates(&self.certificate, &contents.certificate)
-            .map_err(of(TlsKey::Certificate))?;
-        let end = chain.first().and_then(certificate::end);
-        let certified = pem_file::private_key(&self.private_key, &contents.private_key)
-            .and_then(|key| pem_file::certified_key(&self.private_key, chain, key))
-            .map_err(of(TlsKey::PrivateKey))?;
-        if end.is_some_and(|end| end <= certificate::now()) {
-            return Err(of(TlsKey::Certificate)(PemError::Expired(self.certificate.clone())));
-        }
-        let (client_ca, client_roots) = match (&self.client_ca, &contents.client_ca) {
-            (Some(path), Some(content)) => {
-                let authorities = pem_file::authorities(path, content).map_err(of(TlsKey::ClientCa))?;
-                (authorities.0, Some(Arc::new(authorities.1)))
+    /// Reads the files, and checks each as far as the others are usable. May block as long as the file system does.
+    ///
+    /// # Errors
+    ///
+    /// The errors of all files, at least one.
+    pub fn read(&self) -> (Fingerprint, Result<TlsMaterial, Vec<TlsFileError>>) {
+        let mut errors = Errors(Vec::new());
+        let mut read = |key, path: &Path, max_bytes| errors.note(key, pem_file::read(path, max_bytes));
+        let certificate = read(TlsKey::Certificate, &self.certificate, MAX_CERTIFICATE_BYTES);
+        let private_key =
+            read(TlsKey::PrivateKey, &self.private_key, MAX_CERTIFICATE_BYTES).map(Zeroizing::new);
+        let client_ca =
+            self.client_ca.as_deref().map(|path| read(TlsKey::ClientCa, path, MAX_AUTHORITIES_BYTES));
+        let fingerprint = match (&certificate, &private_key, &client_ca) {
+            (Some(certificate), Some(private_key), None) => {
+                Some(fingerprint([certificate, private_key, &[]]))
             }
-            _ => (Vec::new(), None),
+            (Some(certificate), Some(private_key), Some(Some(client_ca))) => {
+                Some(fingerprint([certificate, private_key, client_ca]))
+            }
+            _ => None,
         };
-        Ok(TlsMaterial { certified: Arc::new(certified), client_roots, client_ca, end })
-    }
-}
-
-/// Adds the key of the file to an error.
-fn of(key: TlsKey) -> impl FnOnce(PemError) -> TlsFileError {
-    move |error| TlsFileError { key, error }
-}
-
-impl Contents {
-    fn fingerprint(&self) -> [u8; 32] {
-        let mut digest = Context::new(&SHA256);
-        for content in [Some(&self.certificate), Some(&self.private_key), self.client_ca.as_ref()] {
-            let content = content.map_or(&[][..], Vec::as_slice);
-            digest.update(&content.len().to_le_bytes());
-            digest.update(content);
+        let chain = certificate.and_then(|content| {
+            errors.note(TlsKey::Certificate, pem_file::certificates(&self.certificate, &content))
+        });
+        let key = private_key.and_then(|content| {
+            errors.note(TlsKey::PrivateKey, pem_file::private_key(&self.private_key, &content))
+        });
+        let end = chain.as_ref().and_then(|chain| chain.first()).and_then(certificate::end);
+        let certified = chain.zip(key).and_then(|(chain, key)| {
+            errors.note(TlsKey::PrivateKey, pem_file::certified_key(&self.private_key, chain, key))
+        });
+        if certified.is_some() && end.is_some_and(|end| end <= certificate::now()) {
+            errors.0.push(TlsFileError {
+                key: TlsKey::Certificate,
+                error: PemError::Expired(self.certificate.clone()),
+            });
         }
-        let digest = digest.finish();
-        std::array::from_fn(|at| digest.as_ref()[at])
+        let authorities =
+            self.client_ca.as_deref().zip(client_ca.flatten()).and_then(|(path, content)| {
+                errors.note(TlsKey::ClientCa, pem_file::authorities(path, &content))
+            });
+        let (client_ca, client_roots) = authorities.unzip();
+        let material = match certified {
+            Some(certified) if errors.0.is_empty() => Ok(TlsMaterial {
+                certified: Arc::new(certified),
+                client_roots: client_roots.map(Arc::new),
+                client_ca: client_ca.unwrap_or_default(),
+                end,
+            }),
+            _ => Err(errors.0),
+        };
+        (fingerprint, material)
     }
+}
+
+/// The errors of files so far.
+struct Errors(Vec<TlsFileError>);
+
+impl Errors {
+    fn note<T>(&mut self, key: TlsKey, result: Result<T, PemError>) -> Option<T> {
+        result.map_err(|error| self.0.push(TlsFileError { key, error })).ok()
+    }
+}
+
+/// A digest of contents and their lengths.
+fn fingerprint(contents: [&[u8]; 3]) -> [u8; 32] {
+    let mut digest = Context::new(&SHA256);
+    for content in contents {
+        digest.update(&content.len().to_le_bytes());
+        digest.update(content);
+    }
+    let digest = digest.finish();
+    std::array::from_fn(|at| digest.as_ref()[at])
 }
 
 impl TlsMaterial {

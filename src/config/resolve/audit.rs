@@ -1,9 +1,13 @@
 //! `[audit]`: the output and the key of the audit trail.
 
+use std::fs;
+use std::path::Path;
+
 use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
+use super::conflicts::resolved;
 use crate::config::model::audit::{Audit, AuditOutput, OnAuditFailure};
 use crate::config::model::log::{Log, LogOutput};
 use crate::config::model::secret::{Secret, SecretSource};
@@ -29,7 +33,8 @@ impl Resolver<'_> {
             other => match other.strip_prefix("file:").filter(|path| !path.is_empty()) {
                 Some(path) => {
                     let path = self.folder.join(path);
-                    let is_shared = log.output == LogOutput::File(path.clone());
+                    let is_shared =
+                        matches!(&log.output, LogOutput::File(other) if is_one_file(&path, other));
                     (AuditOutput::File(path), is_shared)
                 }
                 None => {
@@ -57,6 +62,12 @@ impl Resolver<'_> {
         }
         Some(key)
     }
+}
+
+/// Whether two paths lead to one file, which need not exist.
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    let target = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| resolved(path));
+    target(one) == target(other)
 }
 
 #[cfg(test)]
@@ -94,10 +105,17 @@ mod tests {
 
     #[test]
     fn log_and_trail_have_outputs_of_their_own() {
-        for output in ["stdout", "file:x"] {
-            let text = format!("[audit]\noutput = \"{output}\"\n[log]\noutput = \"{output}\"");
-            assert!(read(&text).unwrap_err().contains("are the same"), "{output}");
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a"), "").unwrap();
+        std::os::unix::fs::symlink("a", folder.path().join("b")).unwrap();
+        let [a, b] = ["a", "b"].map(|name| format!("file:{}", folder.path().join(name).display()));
+        for (one, other) in
+            [("stdout", "stdout"), ("file:x", "file:x"), ("file:x", "file:./none/../x"), (&*a, &*b)]
+        {
+            let text = format!("[audit]\noutput = \"{one}\"\n[log]\noutput = \"{other}\"");
+            assert!(read(&text).unwrap_err().contains("are the same"), "{one} {other}");
         }
+        read("[audit]\noutput = \"file:x\"\n[log]\noutput = \"file:none/x\"").unwrap();
     }
 
     #[test]

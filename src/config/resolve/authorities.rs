@@ -97,25 +97,26 @@ impl Resolver<'_> {
         }
         let (certificate, key) = (certificate.usable()?, key.usable()?);
         let [certificate_path, key_path] = [certificate, key].map(|file| self.folder.join(file.get_ref()));
-        let read = pem_file::read(&certificate_path, MAX_CERTIFICATE_BYTES)
-            .and_then(|content| pem_file::certificates(&certificate_path, &content).map(|_| content));
+        let content = pem_file::read(&certificate_path, MAX_CERTIFICATE_BYTES).and_then(|content| {
+            pem_file::certificates(&certificate_path, &content)?;
+            Ok(content)
+        });
+        let private =
+            pem_file::read(&key_path, MAX_CERTIFICATE_BYTES).map(Zeroizing::new).and_then(|private| {
+                pem_file::private_key(&key_path, &private)?;
+                Ok(private)
+            });
         let help = "`client_certificate` is a PEM file with the client's certificate first, then its chain";
-        let content = match read {
-            Ok(content) => content,
-            Err(error) => return self.refuse(certificate.span(), with_cause(&error), help),
-        };
-        let pair = pem_file::read(&key_path, MAX_CERTIFICATE_BYTES)
-            .map(Zeroizing::new)
-            .and_then(|key| client_certificate((&certificate_path, &content), (&key_path, &key)));
-        match pair {
+        let content = content.map_err(|error| self.error(certificate.span(), with_cause(&error), help)).ok();
+        let help = "`client_key` is a PEM file with the private key of `client_certificate`";
+        let private = private.map_err(|error| self.error(key.span(), with_cause(&error), help)).ok();
+        let (content, private) = (content?, private?);
+        match client_certificate((&certificate_path, &content), (&key_path, &private)) {
             Ok(pair) => {
                 self.warn_of_validity(certificate.span(), "client_certificate", &pair.chain);
                 Some(pair)
             }
-            Err(error) => {
-                let help = "`client_key` is a PEM file with the private key of `client_certificate`";
-                self.refuse(key.span(), with_cause(&error), help)
-            }
+            Err(error) => self.refuse(key.span(), with_cause(&error), help),
         }
     }
 

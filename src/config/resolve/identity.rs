@@ -187,15 +187,14 @@ impl Resolver<'_> {
     /// Warns of a client id that HTTP Basic cannot carry: the user-id ends at the first colon (RFC 7617 §2).
     fn warn_of_colon(&mut self, keys: &schema::Credential, auth: Option<choice::ClientAuth>) {
         let encoding = keys.basic_encoding.known_or(BasicEncoding::Auto);
-        let is_raw = encoding.is_some_and(|encoding| encoding != BasicEncoding::Form);
-        if auth != Some(choice::ClientAuth::SecretBasic) || !is_raw {
+        if (auth, encoding) != (Some(choice::ClientAuth::SecretBasic), Some(BasicEncoding::Raw)) {
             return;
         }
         if let Some(id) = keys.client_id.usable().filter(|id| id.get_ref().contains(':')) {
             self.warning(
                 id.span(),
                 "HTTP Basic cannot carry a client id with a colon unencoded",
-                "set basic_encoding = \"form\", or client_auth = \"client_secret_post\", whichever the server supports",
+                "remove `basic_encoding`, or set client_auth = \"client_secret_post\", whichever the server supports",
             );
         }
     }

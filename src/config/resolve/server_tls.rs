@@ -46,13 +46,16 @@ impl Resolver<'_> {
         let (fingerprint, read) = files.read();
         let initial = match read {
             Ok(initial) => initial,
-            Err(error) => {
-                let place = match error.key {
-                    TlsKey::Certificate => certificate.span(),
-                    TlsKey::PrivateKey => private_key.span(),
-                    TlsKey::ClientCa => client_ca.place().unwrap_or(owner),
-                };
-                return self.refuse(place, with_cause(&error), error.help());
+            Err(errors) => {
+                for error in errors {
+                    let place = match error.key {
+                        TlsKey::Certificate => certificate.span(),
+                        TlsKey::PrivateKey => private_key.span(),
+                        TlsKey::ClientCa => client_ca.place().unwrap_or(owner.clone()),
+                    };
+                    self.error(place, with_cause(&error), error.help());
+                }
+                return None;
             }
         };
         self.warn_of_validity(certificate.span(), "certificate", &initial.certified.cert);
@@ -113,6 +116,56 @@ mod tests {
             refused("[server.tls]\nclient_ca = \"x\""),
             ["`certificate` is missing", "`private_key` is missing"]
         );
+    }
+
+    #[test]
+    fn every_unusable_file_is_reported_at_once() {
+        let folder = folder();
+        std::fs::write(folder.path().join("empty.pem"), "").unwrap();
+        let pem = |name: &str| format!("{}/{name}", folder.path().display());
+        let titles = |[certificate, key, ca]: [&str; 3], section: &str| {
+            let tls = format!(
+                "{section} {{ certificate = \"{certificate}\", private_key = \"{key}\", client_ca = \"{ca}\" }}"
+            );
+            let problems = read(folder.path(), &tls).unwrap_err();
+            problems.problems().iter().map(|problem| problem.title.clone()).collect::<Vec<_>>()
+        };
+        for section in ["server.tls =", "admin.tls ="] {
+            let found = titles(["none.pem", "no.pem", "not.pem"], section);
+            for (title, name) in found.iter().zip(["none.pem", "no.pem", "not.pem"]) {
+                assert!(title.starts_with(&format!("cannot read {}: No such file", pem(name))), "{found:?}");
+            }
+            assert_eq!(found.len(), 3);
+            assert_eq!(
+                titles(["server.pem", "empty.pem", "empty.pem"], section),
+                [
+                    format!("{} holds no private key in PEM form", pem("empty.pem")),
+                    format!("{} holds no certificate in PEM form", pem("empty.pem")),
+                ]
+            );
+            assert_eq!(titles(["empty.pem", "none.pem", "ca.pem"], section).len(), 2);
+        }
+    }
+
+    #[test]
+    fn client_certificate_and_key_are_reported_at_once() {
+        let folder = folder();
+        std::fs::write(folder.path().join("empty.pem"), "").unwrap();
+        for (certificate, key, count) in [
+            ("none.pem", "no.pem", 2),
+            ("empty.pem", "no.pem", 2),
+            ("none.pem", "empty.pem", 2),
+            ("server.pem", "empty.pem", 1),
+            ("ca.pem", "key.pem", 1),
+            ("server.pem", "key.pem", 0),
+        ] {
+            let route = format!(
+                "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\npath = \"/x\"\n\
+                 client_certificate = \"{certificate}\"\nclient_key = \"{key}\"\n"
+            );
+            let found = read(folder.path(), &route).map_or_else(|problems| problems.errors(), |_| 0);
+            assert_eq!(found, count, "{certificate} {key}");
+        }
     }
 
     #[test]

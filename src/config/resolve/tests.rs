@@ -962,14 +962,20 @@ fn a_colon_in_a_client_id_needs_another_encoding_than_raw() {
         let text = if secret.is_empty() { text } else { text.replace("client_secret = {", secret) };
         read(&text).unwrap_or_else(|problems| panic!("{problems}")).warnings
     };
-    for lines in ["", "basic_encoding = \"raw\"", "client_auth = \"client_secret_basic\""] {
+    for lines in
+        ["basic_encoding = \"raw\"", "basic_encoding = \"raw\"\nclient_auth = \"client_secret_basic\""]
+    {
         let warnings = warnings(lines, "");
         let [warning] = warnings.problems() else { panic!("{warnings}") };
         assert_eq!(warning.title, "HTTP Basic cannot carry a client id with a colon unencoded");
-        assert!(warning.help.as_ref().unwrap().contains("basic_encoding = \"form\""), "{warnings}");
+        assert!(warning.help.as_ref().unwrap().contains("remove `basic_encoding`"), "{warnings}");
     }
-    assert_eq!(warnings("basic_encoding = \"form\"", "").warnings(), 0);
-    assert_eq!(warnings("client_auth = \"client_secret_post\"", "").warnings(), 0);
+    // "auto" finds the encoding that the server accepts.
+    for lines in
+        ["", "basic_encoding = \"auto\"", "basic_encoding = \"form\"", "client_auth = \"client_secret_post\""]
+    {
+        assert_eq!(warnings(lines, "").warnings(), 0, "{lines}");
+    }
     assert_eq!(
         warnings("client_auth = \"none\"\ngrant = \"password\"\nusername = \"u\"", "password = {").warnings(),
         0

@@ -34,6 +34,8 @@ async fn a_reload_reports_its_changes_and_the_keys_that_need_a_restart() {
         text.replace("workers = 2", "workers = 3\ndrain = \"5s\"")
             .replace("format = \"json\"", "format = \"text\"\nlevel = \"warn\"")
             .replace("x-table = \"1\"", "x-table = \"2\"")
+            + "\n[audit]\noutput = \"file:audit.jsonl\"\n\
+               [tracing]\notlp_endpoint = \"http://127.0.0.1:4318\"\n"
     });
 
     let (status, answer) = world.admin_post("/reload").await;
@@ -46,12 +48,12 @@ async fn a_reload_reports_its_changes_and_the_keys_that_need_a_restart() {
         "settings": ["server.drain"],
         "without_token": nothing,
         // RUST_LOG overrides the file's level.
-        "restart_needed": ["server.workers", "log.format"],
+        "restart_needed": ["server.workers", "audit.output", "log.format", "tracing"],
         "warnings": nothing,
     });
     assert_eq!((status, &answer), (200, &expected), "{answer}");
     let told = world.process.event("some keys count from the next start on").await;
-    assert_eq!(told["keys"], "server.workers, log.format");
+    assert_eq!(told["keys"], "server.workers, audit.output, log.format, tracing");
     assert_eq!(world.process.event("operator acted").await["cause"], "reload");
     // A second reload reports the keys that need a restart again.
     assert_eq!(world.admin_post("/reload").await.1["restart_needed"], expected["restart_needed"]);
