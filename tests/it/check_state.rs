@@ -134,19 +134,41 @@ async fn check_warns_of_an_unusual_state() {
     world.finish().await;
 }
 
-/// Root may write to every folder.
-#[tokio::test]
-async fn check_reports_a_folder_that_is_not_writable() {
-    let (folder, world) = world_with_state().await;
-    mode(folder.path(), 0o500);
+const DISK: &str = "[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"disk\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+                    [credentials.a]\ntoken_url = \"https://127.0.0.1:1/\"\nclient_id = \"x\"\n\
+                    client_secret = { env = \"PATH\" }\n\
+                    [[routes]]\nupstream = \"https://127.0.0.1:1\"\ncredential = \"a\"\n";
 
-    let (code, output) = check(&world).await;
+/// The exit code and the output of a command of another program, which is installed wherever the tests run.
+fn ended_in(folder: &Path, program: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(program);
+    let ended = command.args(arguments).current_dir(folder).output();
+    let ended =
+        ended.unwrap_or_else(|error| panic!("{program}, a part of util-linux, does not start: {error}"));
+    let output = String::from_utf8(ended.stdout).unwrap() + &String::from_utf8(ended.stderr).unwrap();
+    (ended.status.code(), output)
+}
 
-    let may_all = rustix::process::geteuid().is_root();
-    assert_eq!(code, if may_all { 0 } else { 78 }, "{output}");
-    assert_eq!(output.contains("cannot write in"), !may_all, "{output}");
-    mode(folder.path(), 0o700);
-    world.finish().await;
+#[test]
+fn check_and_run_agree_about_a_folder_that_is_not_writable() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("disk")).unwrap();
+    fs::write(folder.path().join("proxy.toml"), DISK).unwrap();
+    mode(&folder.path().join("disk"), 0o500);
+    for command in ["check", "run"] {
+        // Root may write to every folder, unless root has no capability to do so.
+        let (code, output) = if rustix::process::geteuid().is_root() {
+            let without = ["--bounding-set=-dac_override,-dac_read_search", crate::harness::BEARERD, command];
+            ended_in(folder.path(), "setpriv", &without)
+        } else {
+            ended_in(folder.path(), crate::harness::BEARERD, &[command])
+        };
+        assert_eq!(code, Some(78), "{command}: {output}");
+        assert!(
+            output.contains("Permission denied") && output.contains("the daemon's own"),
+            "{command}: {output}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -192,47 +214,75 @@ async fn check_does_not_call_a_file_in_the_folders_place_missing() {
     }
 }
 
-/// Skipped where the system lets no user mount a file system of its own.
-#[tokio::test]
-async fn check_and_run_agree_about_a_disk_without_space_or_read_only() {
+/// Mounts a file system of its own, as any user or as root.
+#[test]
+fn check_and_run_agree_about_a_disk_without_space_or_read_only() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("disk")).unwrap();
-    let config = "[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"disk\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-                  [credentials.a]\ntoken_url = \"https://127.0.0.1:1/\"\nclient_id = \"x\"\n\
-                  client_secret = { env = \"PATH\" }\n\
-                  [[routes]]\nupstream = \"https://127.0.0.1:1\"\ncredential = \"a\"\n";
-    fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    fs::write(folder.path().join("proxy.toml"), DISK).unwrap();
+    let may_mount = |unshare: &&[&str]| {
+        let mount = [*unshare, &["mount", "-t", "tmpfs", "none", "disk"]].concat();
+        ended_in(folder.path(), "unshare", &mount).0 == Some(0)
+    };
+    let unshare = [&["--user", "--map-root-user", "--mount"][..], &["--mount"]].into_iter().find(may_mount);
+    let unshare = unshare.expect(
+        "the system lets this user mount nothing: run the test as root, or allow it with \
+         sysctl kernel.apparmor_restrict_unprivileged_userns=0 or kernel.unprivileged_userns_clone=1",
+    );
     let fill = |with: &str, command: &str| {
         let script = format!(
-            "mount -t tmpfs -o mode=700,size=64k,nr_inodes=64 none disk || exit 99; {with}; exec timeout 2 {} {command}",
+            "mount -t tmpfs -o mode=700,size=64k,nr_inodes=64 none disk; {with}; exec timeout 2 {} {command}",
             crate::harness::BEARERD,
         );
-        let arguments = ["--user", "--map-root-user", "--mount", "sh", "-c", &script];
-        let ended =
-            std::process::Command::new("unshare").args(arguments).current_dir(folder.path()).output().ok()?;
-        let output = String::from_utf8(ended.stdout).unwrap() + &String::from_utf8(ended.stderr).unwrap();
-        let code = ended.status.code().filter(|code| *code != 99 && !output.starts_with("unshare:"))?;
-        Some((code, output))
+        ended_in(folder.path(), "unshare", &[unshare, &["sh", "-c", &script]].concat())
     };
     let files = "for i in $(seq 70); do touch disk/$i; done 2> /dev/null";
     let bytes = "head -c 100000 /dev/zero > disk/full 2> /dev/null";
-    let Some((code, output)) = fill(files, "check") else { return };
-    assert_eq!(code, 78, "{output}");
-    assert!(output.contains("No space left") && output.contains("free space on the disk"), "{output}");
-    let (code, output) = fill(files, "run").unwrap();
-    assert_eq!(code, 78, "{output}");
-    assert!(output.contains("No space left") && output.contains("free space on the disk"), "{output}");
+    for command in ["check", "run"] {
+        let (code, output) = fill(files, command);
+        assert_eq!(code, Some(78), "{command}: {output}");
+        assert!(output.contains("No space left") && output.contains("free space on the disk"), "{output}");
+    }
 
     let read_only = "mount -o remount,ro disk";
     for command in ["check", "run"] {
-        let (code, output) = fill(read_only, command).unwrap();
-        assert!(code == 78 && output.contains("Read-only file system"), "{command}: {output}");
+        let (code, output) = fill(read_only, command);
+        assert!(code == Some(78) && output.contains("Read-only file system"), "{command}: {output}");
     }
 
-    let (code, output) = fill(bytes, "check").unwrap();
-    assert!(code == 0 && output.contains("warning: the disk of disk is full"), "{output}");
-    let (_, output) = fill(bytes, "run").unwrap();
+    let (code, output) = fill(bytes, "check");
+    assert!(code == Some(0) && output.contains("warning: the disk of disk is full"), "{output}");
+    let (_, output) = fill(bytes, "run");
     assert!(output.contains("\"started\"") && output.contains("No space left"), "{output}");
+}
+
+#[tokio::test]
+async fn check_and_run_refuse_an_output_of_log_or_audit_trail_that_cannot_be_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    fs::create_dir(folder.path().join("dir")).unwrap();
+    for (section, said) in
+        [("log", "the log cannot be written"), ("audit", "the audit trail cannot be opened")]
+    {
+        for (output, why) in [("dir", "is a directory"), ("file/x", "not a directory")] {
+            let config = DISK.replace("state_dir = \"disk\"\n", "")
+                + &format!("[{section}]\noutput = \"file:{output}\"\n");
+            fs::write(folder.path().join("proxy.toml"), config).unwrap();
+            for command in ["check", "run"] {
+                let environment = [("PATH".to_owned(), "/bin".to_owned())];
+                let (code, shown) = ended(spawn(&[command], &environment, folder.path())).await;
+                assert_ne!(code, 0, "{command} {output}: {shown}");
+                assert!(shown.contains(said), "{command} {output}: {shown}");
+                assert!(shown.to_lowercase().contains(why), "{command} {output}: {shown}");
+            }
+        }
+    }
+    let config = DISK.replace("state_dir = \"disk\"\n", "") + "[audit]\noutput = \"file:new/folder/audit\"\n";
+    fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let (code, shown) =
+        ended(spawn(&["check"], &[("PATH".to_owned(), "/bin".to_owned())], folder.path())).await;
+    assert_eq!(code, 0, "{shown}");
+    assert!(!folder.path().join("new").exists(), "check makes nothing");
 }
 
 /// Sockets in folders that are not there, at other files, and at one path in two spellings.

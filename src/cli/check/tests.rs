@@ -109,7 +109,6 @@ const REPORTS: &[&str] = &[
     "[audit]\noutput = \"file:new/folder/audit\"\non_failure = \"refuse\"",
     "[audit]\noutput = \"file:state\"",
     "[audit]\noutput = \"file:file/audit\"",
-    "[audit]\noutput = \"file:/proc/audit\"",
     "[audit]\noutput = \"file:audit\"\nkey = { env = \"UNSET\" }",
     "[audit]\noutput = \"file:l\"\n[log]\noutput = \"file:./l\"",
     "[[webhooks]]\nurl = \"https://127.0.0.1:1/\"\nca_file = \"ca.pem\"",

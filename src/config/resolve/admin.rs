@@ -29,7 +29,7 @@ impl Resolver<'_> {
         self.refuse_own_conflict(("admin.listen", &listen, place.as_ref()), "server.listen", callers);
         let (has_token, speaks_plain_http) = (token.read_or(false, |_| Some(true)), tls.is_absent());
         let tls_place = tls.place();
-        let tls = self.admin_tls(tls);
+        let tls = self.tls_files("admin.tls", tls);
         if matches!(listen, Listen::Unix(_)) && tls_place.is_some() {
             self.error(
                 tls_place,

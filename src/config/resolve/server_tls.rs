@@ -9,30 +9,21 @@ use super::{Resolver, with_cause};
 use crate::config::model::server_tls::{ServerTls, TlsFiles, TlsKey};
 use crate::config::source::key::Key;
 use crate::config::source::reader::Table;
-use crate::config::source::schema::{AdminTls, Tls};
+use crate::config::source::schema::Tls;
 
 impl Resolver<'_> {
     /// The files, if they are usable now.
     pub(super) fn server_tls(&mut self, tls: Key<Tls>) -> Option<ServerTls> {
-        let place = tls.place();
-        let Tls { certificate, private_key, client_ca } = Tls::of(tls);
-        self.asks_for_certificates = !client_ca.is_absent();
-        self.tls_files("server.tls", place?, [certificate, private_key, client_ca])
+        self.asks_for_certificates =
+            tls.usable().map_or(!tls.is_absent(), |tls| !tls.get_ref().client_ca.is_absent());
+        self.tls_files("server.tls", tls)
     }
 
-    /// The files of `admin.tls`, if they are usable now.
-    pub(super) fn admin_tls(&mut self, tls: Key<AdminTls>) -> Option<ServerTls> {
-        let place = tls.place();
-        let AdminTls { certificate, private_key, client_ca } = AdminTls::of(tls);
-        self.tls_files("admin.tls", place?, [certificate, private_key, client_ca])
-    }
-
-    fn tls_files(
-        &mut self,
-        table: &str,
-        owner: Range<usize>,
-        [certificate, private_key, client_ca]: [Key<PathBuf>; 3],
-    ) -> Option<ServerTls> {
+    /// The files of the table, if they are usable now.
+    pub(super) fn tls_files(&mut self, table: &str, tls: Key<Tls>) -> Option<ServerTls> {
+        let tls = tls.into_usable()?;
+        let owner = tls.span();
+        let Tls { certificate, private_key, client_ca } = tls.into_inner();
         let help = format!("[{table}] needs `certificate` and `private_key`, each the path of a PEM file");
         let certificate = self.required(&owner, "certificate", &certificate, &help);
         let private_key = self.required(&owner, "private_key", &private_key, &help);
@@ -51,7 +42,7 @@ impl Resolver<'_> {
                     let place = match error.key {
                         TlsKey::Certificate => certificate.span(),
                         TlsKey::PrivateKey => private_key.span(),
-                        TlsKey::ClientCa => client_ca.place().unwrap_or(owner.clone()),
+                        TlsKey::ClientCa => client_ca.place().unwrap_or_else(|| owner.clone()),
                     };
                     self.error(place, with_cause(&error), error.help());
                 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schema::File;
-use super::shape::{Shape, Shaped};
+use super::shape::{Property, Shape, Shaped};
 use super::shipped;
 use super::shipped::ShippedKey;
 
@@ -62,7 +62,9 @@ fn of(shape: &Shape, path: &str, keys: &[ShippedKey]) -> Map<String, Value> {
         Shape::Table(own) => {
             let properties: Map<String, Value> = own
                 .iter()
-                .map(|(key, shape)| ((*key).to_owned(), Value::Object(property(shape, path, key, keys))))
+                .map(|Property { key, shape, .. }| {
+                    ((*key).to_owned(), Value::Object(property(shape, path, key, keys)))
+                })
                 .collect();
             let mut table =
                 json!({ "type": "object", "properties": properties, "additionalProperties": false });

@@ -1,198 +1,23 @@
 //! What may be shown of a configuration's text: everything else becomes stars.
 //!
 //! Nothing is shown because it does not look like a secret. Shown are punctuation, the names of known keys, and the values of
-//! a list of public keys. Where the text is not TOML, no quote and no key is where it seems to be: of values only
+//! the keys that the [`schema`](super::schema) calls `shown`, and of the sources of secrets. Where the text is not TOML, no quote and no key is where it seems to be: of values only
 //! numbers, durations, `true`, `false` and the like are shown then. A star replaces a byte: places stay valid.
 
 use toml::de::DeTable;
 use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
-/// Tables that hold public keys. `request_headers`, for example, holds keys of the operator's choice.
-const TABLES: [&str; 14] = [
-    "server",
-    "tls",
-    "limits",
-    "health",
-    "admin",
-    "audit",
-    "log",
-    "routes",
-    "quota",
-    "retry_429",
-    "breaker",
-    "errors",
-    "webhooks",
-    "tracing",
-];
-
-/// Tables whose keys are of the operator's choice: `env` and `file` in them are not the sources of a secret.
-const FREE: [&str; 6] = ["request_headers", "request_fields", "extra", "claims", "set", "set_if_absent"];
-
-/// Keys whose values are no secrets. Values of all other keys are never shown.
-const PUBLIC: [&str; 117] = [
-    "access",
-    "alg",
-    "allow",
-    "allow_from",
-    "allow_private",
-    "attempts",
-    "audience",
-    "authorize_url",
-    "basic_encoding",
-    "body_bytes",
-    "body_rate",
-    "body_timeout",
-    "breaker",
-    "ca_file",
-    "callers",
-    "certificate",
-    "client",
-    "client_auth",
-    "client_ca",
-    "client_certificate",
-    "client_id",
-    "client_key",
-    "connect_timeout",
-    "connection_age",
-    "connections",
-    "connections_per_address",
-    "credential",
-    "dead",
-    "default_lifetime",
-    "deny",
-    "drain",
-    "drain_delay",
-    "encoded",
-    "events",
-    "expect_jwt",
-    "failures",
-    "fallback",
-    "format",
-    "forwarded",
-    "grant",
-    "grant_type",
-    "half_closed",
-    "header_bytes",
-    "header_case",
-    "header_timeout",
-    "host",
-    "host_header",
-    "hosts",
-    "http_version",
-    "idle_timeout",
-    "issuer",
-    "kid",
-    "level",
-    "listen",
-    "login_stub",
-    "max_rotations",
-    "max_wait",
-    "methods",
-    "metrics_token",
-    "name",
-    "on_failure",
-    "open",
-    "open_max",
-    "origins",
-    "otlp_endpoint",
-    "output",
-    "path",
-    "per",
-    "percent",
-    "private_key",
-    "provider",
-    "proxy",
-    "read_timeout",
-    "redirect_uri",
-    "refresh_margin",
-    "region",
-    "replay_body",
-    "replay_total",
-    "request_format",
-    "requests",
-    "require_scopes",
-    "required",
-    "resource",
-    "retry_after_max",
-    "retry_on",
-    "retry_stale",
-    "rewrite_cookies",
-    "rewrite_links",
-    "sample",
-    "scopes",
-    "server_name",
-    "state_dir",
-    "state_file",
-    "streams",
-    "strip_prefix",
-    "subject_token_type",
-    "system_roots",
-    "tenant",
-    "throttled",
-    "timeout",
-    "tls_timeout",
-    "token_field",
-    "token_scheme",
-    "token_types",
-    "token_url",
-    "token_wait",
-    "token_waiters",
-    "transient",
-    "trusted_proxies",
-    "upgrade",
-    "upstream",
-    "username",
-    "via",
-    "watch",
-    "window",
-    "workers",
-    "write_timeout",
-];
+use super::schema::File;
+use super::shape::{Property, Shape, Shaped};
 
 /// Brackets of which the tables are told apart. toml reads at most 80.
 const MAX_DEPTH: usize = 100;
 
-/// Further keys that are shown, and whose values are not.
-const OTHER: [&str; 33] = [
-    "credentials",
-    "headers",
-    "fields",
-    "request_headers",
-    "request_fields",
-    "extra",
-    "claims",
-    "set",
-    "set_if_absent",
-    "remove",
-    "pass",
-    "assertion",
-    "key",
-    "aud",
-    "sub",
-    "lifetime",
-    "x5t",
-    "env",
-    "file",
-    "token",
-    "secret",
-    "url",
-    "client_secret",
-    "client_secret_next",
-    "password",
-    "refresh_token",
-    "subject_token",
-    "state_key",
-    "state_key_previous",
-    "required_header",
-    "access_token",
-    "expires_in",
-    "scope",
-];
-
 /// Replaces by stars what may not be shown. The length in bytes does not change.
 pub(in crate::config) fn mask(text: &str) -> String {
     let mut masking = Masking {
+        file: File::shape(),
         is_toml: DeTable::parse(text).is_ok(),
         table: Vec::new(),
         path: Vec::new(),
@@ -213,6 +38,8 @@ pub(in crate::config) fn mask(text: &str) -> String {
 
 /// The state of a left-to-right scan. In broken files it may be wrong: no secret is shown because of it.
 struct Masking {
+    /// The form of the whole file.
+    file: Shape,
     is_toml: bool,
     /// The path of the table that surrounds the current item.
     table: Vec<String>,
@@ -295,19 +122,13 @@ impl Masking {
     }
 
     fn begin_value(&mut self) {
-        let parts = self.table.iter().chain(&self.path).map(String::as_str);
-        let mut parts: Vec<&str> = parts.collect();
-        // The name of a credential has no meaning.
-        if parts.first() == Some(&"credentials") {
-            parts.drain(..parts.len().min(2));
-        }
-        let (key, tables) = parts.split_last().map_or(("", &[][..]), |(key, tables)| (*key, tables));
-        self.is_variable = matches!(key, "env" | "file");
-        self.is_public = if self.is_variable {
-            self.is_toml && tables.last().is_some_and(|table| !FREE.contains(table))
-        } else {
-            let is_listed = PUBLIC.contains(&key);
-            is_listed && tables.iter().all(|table| TABLES.contains(table))
+        let path = self.table.iter().chain(&self.path).map(String::as_str);
+        let value = value_at(&self.file, path);
+        self.is_variable = value == Some(Shown::Source);
+        self.is_public = match value {
+            Some(Shown::Whole) => true,
+            Some(Shown::Source) => self.is_toml,
+            None => false,
         };
         self.place = Place::Value;
     }
@@ -324,12 +145,53 @@ impl Masking {
         let name = word.trim_end_matches(':').trim_matches(['"', '\'']);
         self.path.push(name.to_owned());
         // Without TOML, a word in the place of a key may be a part of a secret.
-        if self.is_toml || is_known(name) { word.to_owned() } else { stars(word) }
+        if self.is_toml || is_known(&self.file, name) { word.to_owned() } else { stars(word) }
     }
 }
 
-fn is_known(key: &str) -> bool {
-    [&TABLES[..], &PUBLIC, &OTHER].iter().any(|keys| keys.contains(&key))
+/// What is shown of a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// The value.
+    Whole,
+    /// The name of an environment variable or the path of a file that holds a secret.
+    Source,
+}
+
+/// What is shown of the value at a path; `None` for nothing.
+fn value_at<'p>(file: &Shape, path: impl Iterator<Item = &'p str>) -> Option<Shown> {
+    let (mut shape, mut shown) = (file, None);
+    for key in path {
+        (shape, shown) = match (shape.property(key), shape) {
+            (Some(Property { shape, is_shown, .. }), _) => (shape, is_shown.then_some(Shown::Whole)),
+            (None, Shape::Map(entry)) => (&**entry, None),
+            (None, shape) if is_source(shape, key) => (&Shape::Text, Some(Shown::Source)),
+            _ => return None,
+        };
+    }
+    shown
+}
+
+/// Whether a key is `env` or `file` in the place of a secret.
+fn is_source(shape: &Shape, key: &str) -> bool {
+    match shape {
+        Shape::Secret => matches!(key, "env" | "file"),
+        Shape::List(entry) => is_source(entry, key),
+        Shape::OneOf(shapes) => shapes.iter().any(|shape| is_source(shape, key)),
+        _ => false,
+    }
+}
+
+/// Whether a table of the file has this key.
+fn is_known(shape: &Shape, key: &str) -> bool {
+    match shape {
+        Shape::Table(properties) => {
+            properties.iter().any(|property| property.key == key || is_known(&property.shape, key))
+        }
+        Shape::List(entry) | Shape::Map(entry) => is_known(entry, key),
+        Shape::OneOf(shapes) => shapes.iter().any(|shape| is_known(shape, key)),
+        shape => is_source(shape, key),
+    }
 }
 
 /// A number, a duration, a size, an address, `true` or `false`: too little for a secret.
@@ -375,7 +237,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::source::section::Section;
+
+    /// A text on its own, and in each table.
+    fn in_each_table(text: &str) -> [String; 6] {
+        ["", "[server]\n", "[admin]\n", "[credentials.a]\n", "[[routes]]\n", "[[webhooks]]\n"]
+            .map(|header| format!("{header}{text}"))
+    }
 
     #[test]
     fn a_secret_is_masked_wherever_its_line_is_quoted() {
@@ -442,9 +309,11 @@ mod tests {
             "[credentials.a]\nextra = { audience = [\"hunter2\"] }",
             "[credentials.a]\nextra.audience = \"hunter2\"",
         ] {
-            let masked = mask(text);
-            assert!(!masked.contains("hunter2"), "{masked}");
-            assert_eq!(masked.len(), text.len());
+            for text in in_each_table(text) {
+                let masked = mask(&text);
+                assert!(!masked.contains("hunter2"), "{masked}");
+                assert_eq!(masked.len(), text.len());
+            }
         }
     }
 
@@ -455,12 +324,16 @@ mod tests {
             ("client_secret = { env = 'A=hunter2', x = 1 }", "client_secret = { env = 'A=*******', x = * }"),
             ("client_secret.env = \"A==hunter2\"", "client_secret.env = \"A=********\""),
             ("client_secret.env = A=hunter2", "client_secret.env = *=*******"),
-            ("[admin.token]\nenv = \"export A=hunter2\"", "[admin.token]\nenv = \"****************\""),
-            ("# token = { env = \"A=hunter2\" }", "******************\"*********\"**"),
+            (
+                "[credentials.a.password]\nenv = \"export A=hunter2\"",
+                "[credentials.a.password]\nenv = \"****************\"",
+            ),
+            ("# password = { env = \"A=hunter2\" }", "*********************\"*********\"**"),
             ("password = { env = \"hunter2 hunter2\" }", "password = { env = \"***************\" }"),
             ("password = { env = \"${A}\" }", "password = { env = \"${A}\" }"),
         ] {
-            assert_eq!(mask(text), shown);
+            let header = "[credentials.a]\n";
+            assert_eq!(mask(&format!("{header}{text}")), format!("{header}{shown}"));
         }
     }
 
@@ -472,7 +345,8 @@ mod tests {
             ("upstream = \"https://h/a?x=1&y=2\"", "upstream = \"https://h/a?*******\""),
             ("upstream = \"https://h/#token\"", "upstream = \"https://h/#*****\""),
         ] {
-            assert_eq!(mask(text), shown);
+            let header = "[[routes]]\n";
+            assert_eq!(mask(&format!("{header}{text}")), format!("{header}{shown}"));
         }
     }
 
@@ -480,9 +354,11 @@ mod tests {
     fn keys_and_the_values_of_public_keys_are_shown() {
         for text in [
             "[credentials.token-service]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"x\"",
-            "client_secret = { env = \"CXONE_SECRET\" }",
-            "client_secret = {\n  file = '/run/secrets/x',\n}\nclient_id = \"x\"",
-            "client_secret.env = \"CXONE_SECRET\"",
+            "[credentials.a]\nclient_secret = { env = \"CXONE_SECRET\" }",
+            "[credentials.a]\nstate_key_previous = [{ env = \"OLD\" }, { file = \"old\" }]\nassertion = { alg = \"RS256\" }",
+            "[credentials.a]\nrequest_headers = { X-Tenant = { env = \"TENANT\" } }",
+            "[credentials.a]\nclient_secret = {\n  file = '/run/secrets/x',\n}\nclient_id = \"x\"",
+            "credentials.a.client_secret.env = \"CXONE_SECRET\"",
             "credentials = { a = { client_id = \"x\" } }",
             "credentials.my_key.client_id = \"x\"",
             "[server]\nlisten = [\n  \"127.0.0.1:8080\",\n  \"unix:/run/s\",\n]\nlimits = { streams = 5 }",
@@ -496,11 +372,62 @@ mod tests {
         }
     }
 
+    /// Texts and secrets of the schema whose values are hidden, and the hidden tables: each other value is shown.
     #[test]
-    fn every_key_of_the_sections_is_known() {
-        let keys = Section::ALL.iter().flat_map(|section| section.keys());
-        let unknown: Vec<_> = keys.filter(|key| !is_known(key)).collect();
-        assert!(unknown.is_empty(), "neither public nor another key: {unknown:?}");
+    fn the_hidden_keys_are_these() {
+        fn hidden(shape: &Shape, path: &str, found: &mut Vec<String>) {
+            match shape {
+                Shape::Table(properties) => {
+                    for Property { key, shape, is_shown } in properties {
+                        let path = format!("{path}.{key}");
+                        match shape {
+                            Shape::Table(_) | Shape::Map(_) => hidden(shape, &path, found),
+                            Shape::List(entry) if matches!(**entry, Shape::Table(_)) => {
+                                hidden(entry, &path, found)
+                            }
+                            _ if !is_shown => found.push(path),
+                            _ => {}
+                        }
+                    }
+                }
+                Shape::Map(entry) if matches!(**entry, Shape::Table(_)) => hidden(entry, path, found),
+                _ => found.push(path.to_owned()),
+            }
+        }
+        let mut found = Vec::new();
+        hidden(&File::shape(), "", &mut found);
+        assert_eq!(
+            found,
+            [
+                ".server.required_header",
+                ".admin.token",
+                ".credentials.client_secret",
+                ".credentials.client_secret_next",
+                ".credentials.assertion.key",
+                ".credentials.assertion.aud",
+                ".credentials.assertion.sub",
+                ".credentials.assertion.claims",
+                ".credentials.password",
+                ".credentials.refresh_token",
+                ".credentials.subject_token",
+                ".credentials.extra",
+                ".credentials.request_headers",
+                ".credentials.request_fields",
+                ".credentials.fields.access_token",
+                ".credentials.fields.expires_in",
+                ".credentials.fields.refresh_token",
+                ".credentials.fields.scope",
+                ".credentials.state_key",
+                ".credentials.state_key_previous",
+                ".routes.headers.set",
+                ".routes.headers.set_if_absent",
+                ".routes.headers.remove",
+                ".routes.headers.pass",
+                ".audit.key",
+                ".webhooks.url",
+                ".webhooks.secret",
+            ]
+        );
     }
 
     proptest! {
@@ -530,7 +457,9 @@ mod tests {
             let string = format!("\"{}\"", secret.replace('\\', "\\\\").replace('"', "\\\""));
             let text = format!("{before}client_secret = {}\n", form.replace('S', &string));
 
-            prop_assert!(!mask(&text).contains("SECRET"), "{}", mask(&text));
+            for text in in_each_table(&text) {
+                prop_assert!(!mask(&text).contains("SECRET"), "{}", mask(&text));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::Sources;
 use super::overrides;
 use super::schema::File;
-use super::shape::{Shape, Shaped};
+use super::shape::{Property, Shape, Shaped};
 use super::shipped;
 use super::shipped::ShippedKey;
 use crate::config::model::config::Config;
@@ -67,11 +67,8 @@ struct Printer<'p> {
 
 impl Printer<'_> {
     fn file(&mut self, root: &DeTable<'_>, config: &Config) {
-        let Shape::Table(sections) = File::shape() else { return };
-        let shape = |path: &[&str]| {
-            let start = sections.iter().find(|(name, _)| *name == path[0]).map(|(_, shape)| shape);
-            path[1..].iter().fold(start, |shape, key| entry(shape?, key))
-        };
+        let whole = File::shape();
+        let shape = |path: &[&str]| path.iter().try_fold(&whole, |shape, key| entry(shape, key));
         let empty = DeTable::new();
         let table =
             |path: &[&str]| path.iter().try_fold(root, |table, key| table.get(*key)?.get_ref().as_table());
@@ -126,9 +123,9 @@ impl Printer<'_> {
             let path = format!("{path}.{key}");
             self.keys.iter().position(|known| known.path == path).unwrap_or(usize::MAX)
         };
-        let mut ordered: Vec<&(&str, Shape)> = own.iter().collect();
-        ordered.sort_by_key(|(key, _)| place(key));
-        for (key, shape) in ordered {
+        let mut ordered: Vec<&Property> = own.iter().collect();
+        ordered.sort_by_key(|property| place(property.key));
+        for Property { key, shape, .. } in ordered {
             // Sections of their own.
             if path == "server" && matches!(shape, Shape::Table(_)) {
                 continue;
@@ -180,7 +177,7 @@ impl Printer<'_> {
         let shipped = self.keys.iter().find(|key| key.path == path && key.is_default)?;
         let defaults = DeValue::parse(&shipped.value).ok()?;
         let defaults = defaults.get_ref().as_table()?;
-        let entries = own.iter().filter_map(|(key, shape)| {
+        let entries = own.iter().filter_map(|Property { key, shape, .. }| {
             // `open_max` is at least `open`.
             let depends = *key == "open_max" && table.contains_key("open");
             let value = table.get(*key).or_else(|| defaults.get(*key).filter(|_| !depends))?;
@@ -244,13 +241,13 @@ fn absent_of_credential(key: &str, credential: &Credential) -> Absent {
 /// The form of an entry of a table, a map or a list.
 fn entry<'s>(shape: &'s Shape, key: &str) -> Option<&'s Shape> {
     match shape {
-        Shape::Table(own) => own.iter().find(|(name, _)| *name == key).map(|(_, shape)| shape),
+        Shape::Table(_) => shape.property(key).map(|property| &property.shape),
         Shape::Map(entry) | Shape::List(entry) => Some(entry),
         _ => None,
     }
 }
 
-fn keys_of(shape: &Shape) -> Option<&[(&'static str, Shape)]> {
+fn keys_of(shape: &Shape) -> Option<&[Property]> {
     match shape {
         Shape::Table(own) => Some(own),
         Shape::OneOf(shapes) => shapes.iter().find_map(keys_of),
@@ -294,10 +291,12 @@ fn rendered(value: &DeValue<'_>, shape: &Shape) -> String {
             });
             format!("[{}]", entries.collect::<Vec<_>>().join(", "))
         }
-        (DeValue::Table(table), Shape::Table(own)) => braces(own.iter().filter_map(|(key, shape)| {
-            let value = table.get(*key)?;
-            Some(format!("{key} = {}", rendered(value.get_ref(), shape)))
-        })),
+        (DeValue::Table(table), Shape::Table(own)) => {
+            braces(own.iter().filter_map(|Property { key, shape, .. }| {
+                let value = table.get(*key)?;
+                Some(format!("{key} = {}", rendered(value.get_ref(), shape)))
+            }))
+        }
         (DeValue::Table(table), shape) => braces(table.iter().map(|(key, value)| {
             let key = key.get_ref();
             // The source of a secret is not secret.

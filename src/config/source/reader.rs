@@ -50,32 +50,30 @@ pub(in crate::config) trait Table: Sized {
 }
 
 /// Declares tables as structs with a field for each key: `section` for a table with a header of its own, `inline` with an
-/// example for messages, and `plain` for a table that is read in a way of its own.
+/// example for messages, and `plain` for a table that is read in a way of its own. In the lines that diagnostics quote, the
+/// value of a key is `shown` or, as it may be a secret, `hidden`.
 macro_rules! tables {
+    (@is_shown shown) => { true };
+    (@is_shown hidden) => { false };
     (@value plain $name:ident) => {};
     (@value section $name:ident) => {
-        impl $crate::config::source::reader::Value for $name {
-            fn read(
-                value: &$crate::config::source::reader::Written<'_>,
-                path: &str,
-                reader: &mut $crate::config::source::reader::Reader<'_>,
-            ) -> Option<Self> {
-                reader.section(value, path)
-            }
-        }
+        tables!(@value $name |value, path, reader| reader.section(value, path));
     };
     (@value inline $example:literal $name:ident) => {
+        tables!(@value $name |value, path, reader| reader.inline_table(value, path, $example));
+    };
+    (@value $name:ident |$value:ident, $path:ident, $reader:ident| $read:expr) => {
         impl $crate::config::source::reader::Value for $name {
             fn read(
-                value: &$crate::config::source::reader::Written<'_>,
-                path: &str,
-                reader: &mut $crate::config::source::reader::Reader<'_>,
+                $value: &$crate::config::source::reader::Written<'_>,
+                $path: &str,
+                $reader: &mut $crate::config::source::reader::Reader<'_>,
             ) -> Option<Self> {
-                reader.inline_table(value, path, $example)
+                $read
             }
         }
     };
-    ($($(#[$doc:meta])* $kind:ident $(($example:literal))? $name:ident { $($key:ident: $type:ty,)* })*) => {$(
+    ($($(#[$doc:meta])* $kind:ident $(($example:literal))? $name:ident { $($quoted:ident $key:ident: $type:ty,)* })*) => {$(
         tables!(@value $kind $($example)? $name);
 
         $(#[$doc])*
@@ -108,7 +106,11 @@ macro_rules! tables {
         impl $crate::config::source::shape::Shaped for $name {
             fn shape() -> $crate::config::source::shape::Shape {
                 $crate::config::source::shape::Shape::Table(vec![
-                    $((stringify!($key), <$type as $crate::config::source::shape::Shaped>::shape())),*
+                    $($crate::config::source::shape::Property {
+                        key: stringify!($key),
+                        shape: <$type as $crate::config::source::shape::Shaped>::shape(),
+                        is_shown: tables!(@is_shown $quoted),
+                    }),*
                 ])
             }
         }

@@ -13,8 +13,8 @@ use crate::config::model::secret::SecretSource;
 tables! {
     /// The source of a secret.
     plain Source {
-        env: String,
-        file: PathBuf,
+        shown env: String,
+        shown file: PathBuf,
     }
 }
 

@@ -109,7 +109,7 @@ pub(super) fn unknown_key(UnknownKey { known, path, key, place }: UnknownKey) ->
     let section = Section::ALL.into_iter().find(|section| section.keys() == known);
     let (table, help) = match section {
         Some(section) if section.planned().contains(&key.as_str()) => return not_supported(&key, place),
-        Some(section @ Section::Credential) => (format!("[{path}]"), section.hint(&key)),
+        Some(section @ (Section::Credential | Section::Tls)) => (format!("[{path}]"), section.hint(&key)),
         Some(section) => (section.header().to_owned(), section.hint(&key)),
         None => (format!("`{path}`"), {
             let keys = || format!("the keys of `{path}` are: {}", known.join(", "));

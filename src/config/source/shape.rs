@@ -36,9 +36,32 @@ pub(in crate::config) enum Shape {
     /// A table with names of the operator's choice.
     Map(Box<Self>),
     /// A table with these keys.
-    Table(Vec<(&'static str, Self)>),
+    Table(Vec<Property>),
     /// One of these forms.
     OneOf(Vec<Self>),
+}
+
+/// A key of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::config) struct Property {
+    /// The name.
+    pub(in crate::config) key: &'static str,
+    /// The form of its value.
+    pub(in crate::config) shape: Shape,
+    /// Whether the value is shown where its line is quoted.
+    pub(in crate::config) is_shown: bool,
+}
+
+impl Shape {
+    /// A key of a table, also of a table among several forms or in a list.
+    pub(in crate::config) fn property(&self, key: &str) -> Option<&Property> {
+        match self {
+            Self::Table(properties) => properties.iter().find(|property| property.key == key),
+            Self::List(entry) => entry.property(key),
+            Self::OneOf(shapes) => shapes.iter().find_map(|shape| shape.property(key)),
+            _ => None,
+        }
+    }
 }
 
 /// A type whose values have a form.

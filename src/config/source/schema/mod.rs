@@ -21,7 +21,7 @@ pub(in crate::config) use self::credential::{
     Assertion, ClaimsByName, Credential, Credentials, Errors, Fields, Rate,
 };
 pub(in crate::config) use self::route::{Breaker, Headers, Retry429, Route, Routes};
-pub(in crate::config) use self::server::{Admin, AdminTls, Health, Limits, Server, Tls};
+pub(in crate::config) use self::server::{Admin, Health, Limits, Server, Tls};
 pub(in crate::config) use self::telemetry::{Audit, Log, Tracing, Webhook, Webhooks};
 
 /// Strings, each with its place.
@@ -34,15 +34,15 @@ pub(in crate::config) type SecretsByName = BTreeMap<Spanned<String>, Entry<Secre
 tables! {
     /// The whole file.
     plain File {
-        server: Server,
-        health: Health,
-        admin: Admin,
-        credentials: Credentials,
-        routes: Routes,
-        log: Log,
-        audit: Audit,
-        webhooks: Webhooks,
-        tracing: Tracing,
+        hidden server: Server,
+        hidden health: Health,
+        hidden admin: Admin,
+        hidden credentials: Credentials,
+        hidden routes: Routes,
+        hidden log: Log,
+        hidden audit: Audit,
+        hidden webhooks: Webhooks,
+        hidden tracing: Tracing,
     }
 }
 

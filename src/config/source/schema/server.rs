@@ -11,67 +11,60 @@ use crate::config::source::units::{Duration, OneOrMany, Size};
 tables! {
     /// `[server]`.
     section Server {
-        listen: OneOrMany<String>,
-        allow_from: Texts,
-        hosts: Texts,
-        origins: Texts,
-        required_header: String,
-        workers: u16,
-        drain_delay: Duration,
-        drain: Duration,
-        state_dir: PathBuf,
-        watch: bool,
-        half_closed: HalfClosed,
-        header_case: HeaderCase,
-        trusted_proxies: Texts,
-        tls: Tls,
-        limits: Limits,
+        shown listen: OneOrMany<String>,
+        shown allow_from: Texts,
+        shown hosts: Texts,
+        shown origins: Texts,
+        hidden required_header: String,
+        shown workers: u16,
+        shown drain_delay: Duration,
+        shown drain: Duration,
+        shown state_dir: PathBuf,
+        shown watch: bool,
+        shown half_closed: HalfClosed,
+        shown header_case: HeaderCase,
+        shown trusted_proxies: Texts,
+        hidden tls: Tls,
+        hidden limits: Limits,
     }
 
-    /// `[server.tls]`.
+    /// `[server.tls]`, and `tls` of `[admin]`.
     section Tls {
-        certificate: PathBuf,
-        private_key: PathBuf,
-        client_ca: PathBuf,
+        shown certificate: PathBuf,
+        shown private_key: PathBuf,
+        shown client_ca: PathBuf,
     }
 
     /// `[server.limits]`.
     section Limits {
-        connections: u32,
-        connections_per_address: u32,
-        connection_age: Duration,
-        header_bytes: Size,
-        tls_timeout: Duration,
-        header_timeout: Duration,
-        idle_timeout: Duration,
-        body_timeout: Duration,
-        body_rate: Size,
-        write_timeout: Duration,
-        streams: u32,
-        body_bytes: Size,
-        replay_body: Size,
-        replay_total: Size,
-        token_wait: Duration,
-        token_waiters: u32,
+        shown connections: u32,
+        shown connections_per_address: u32,
+        shown connection_age: Duration,
+        shown header_bytes: Size,
+        shown tls_timeout: Duration,
+        shown header_timeout: Duration,
+        shown idle_timeout: Duration,
+        shown body_timeout: Duration,
+        shown body_rate: Size,
+        shown write_timeout: Duration,
+        shown streams: u32,
+        shown body_bytes: Size,
+        shown replay_body: Size,
+        shown replay_total: Size,
+        shown token_wait: Duration,
+        shown token_waiters: u32,
     }
 
     /// `[health]`.
     section Health {
-        listen: String,
+        shown listen: String,
     }
 
     /// `[admin]`.
     section Admin {
-        listen: String,
-        token: SecretSource,
-        metrics_token: bool,
-        tls: AdminTls,
-    }
-
-    /// `tls` of `[admin]`.
-    inline("a table such as { certificate = \"server.pem\", private_key = \"server-key.pem\" }") AdminTls {
-        certificate: PathBuf,
-        private_key: PathBuf,
-        client_ca: PathBuf,
+        shown listen: String,
+        hidden token: SecretSource,
+        shown metrics_token: bool,
+        hidden tls: Tls,
     }
 }

@@ -15,36 +15,36 @@ use crate::config::source::units::{Duration, OneOrMany};
 tables! {
     /// `[log]`.
     section Log {
-        output: String,
-        format: LogFormat,
-        level: String,
-        access: Sampling,
+        shown output: String,
+        shown format: LogFormat,
+        shown level: String,
+        shown access: Sampling,
     }
 
     /// `[audit]`.
     section Audit {
-        output: String,
-        on_failure: OnAuditFailure,
-        key: SecretSource,
+        shown output: String,
+        shown on_failure: OnAuditFailure,
+        hidden key: SecretSource,
     }
 
     /// `[[webhooks]]`.
     section Webhook {
-        url: SecretSource,
-        name: String,
-        secret: OneOrMany<SecretSource>,
-        format: WebhookFormat,
-        events: Texts,
-        tenant: String,
-        timeout: Duration,
-        ca_file: PathBuf,
-        allow_private: bool,
+        hidden url: SecretSource,
+        shown name: String,
+        hidden secret: OneOrMany<SecretSource>,
+        shown format: WebhookFormat,
+        shown events: Texts,
+        shown tenant: String,
+        shown timeout: Duration,
+        shown ca_file: PathBuf,
+        shown allow_private: bool,
     }
 
     /// `[tracing]`.
     section Tracing {
-        otlp_endpoint: String,
-        sample: Sampling,
+        shown otlp_endpoint: String,
+        shown sample: Sampling,
     }
 }
 
