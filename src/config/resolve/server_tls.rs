@@ -1,6 +1,5 @@
 //! `[server.tls]` and `admin.tls`: the server's certificate, and the authorities of clients' certificates.
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -8,7 +7,6 @@ use toml::Spanned;
 use super::{Resolver, with_cause};
 use crate::config::model::server_tls::{ServerTls, TlsFiles, TlsKey};
 use crate::config::source::key::Key;
-use crate::config::source::reader::Table;
 use crate::config::source::schema::Tls;
 
 impl Resolver<'_> {

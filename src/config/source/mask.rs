@@ -332,7 +332,7 @@ mod tests {
             ("password = { env = \"hunter2 hunter2\" }", "password = { env = \"***************\" }"),
             ("password = { env = \"${A}\" }", "password = { env = \"${A}\" }"),
         ] {
-            let header = "[credentials.a]\n";
+            let header = "[credentials.token]\n";
             assert_eq!(mask(&format!("{header}{text}")), format!("{header}{shown}"));
         }
     }
