@@ -2,8 +2,9 @@
 
 use toml::de::DeTable;
 
-use super::diagnostics::{Diagnostics, Problem, Sources};
+use super::diagnostics::Diagnostics;
 use super::overrides;
+use super::problem::{Problem, Sources};
 use super::reader::{Reader, Table};
 use super::schema::File;
 use super::section::unknown_key;

@@ -5,7 +5,7 @@
 use serde::de::IgnoredAny;
 use toml::de::DeTable;
 
-use super::diagnostics::{Problem, Sources};
+use super::problem::{Problem, Sources};
 
 const AS_TOML: &str = "write a section as [server] on a line of its own and a key as listen = \"127.0.0.1:8080\"; the \
                        proxy.toml that comes with bearerd shows every key";

@@ -12,6 +12,7 @@ pub(in crate::config) mod mask;
 pub(in crate::config) mod nearest;
 pub(in crate::config) mod overrides;
 pub(in crate::config) mod print;
+pub mod problem;
 pub(in crate::config) mod reader;
 pub(in crate::config) mod schema;
 pub(in crate::config) mod secret_source;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostics::{Problem, Sources};
+use super::problem::{Problem, Sources};
 use super::section::{Section, not_supported};
 use crate::config::model::environment::Environment;
 

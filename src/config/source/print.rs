@@ -9,8 +9,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostics::Sources;
 use super::overrides;
+use super::problem::Sources;
 use super::schema::File;
 use super::shape::{Property, Shape, Shaped};
 use super::shipped;

@@ -11,9 +11,9 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostics::{Problem, Sources};
 use super::key::{Entry, Key};
 use super::nearest::nearest;
+use super::problem::{Problem, Sources};
 use super::synonyms::meant_key;
 
 /// A value of the file with its place.

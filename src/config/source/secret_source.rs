@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use toml::Spanned;
 
-use super::diagnostics::Problem;
 use super::key::Key;
+use super::problem::Problem;
 use super::reader::{Reader, Value, Written, tables};
 use crate::config::model::secret::SecretSource;
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::diagnostics::Problem;
+use super::problem::Problem;
 use super::reader::{Table, UnknownKey};
 use super::schema::{
     Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls, Tracing, Webhook,

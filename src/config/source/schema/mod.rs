@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use toml::Spanned;
 
-use super::diagnostics::Problem;
 use super::key::Entry;
+use super::problem::Problem;
 use super::reader::{Reader, Table, Value, Written, tables};
 use crate::config::model::secret::SecretSource;
 
