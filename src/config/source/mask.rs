@@ -383,7 +383,7 @@ mod tests {
                         match shape {
                             Shape::Table(_) | Shape::Map(_) => hidden(shape, &path, found),
                             Shape::List(entry) if matches!(**entry, Shape::Table(_)) => {
-                                hidden(entry, &path, found)
+                                hidden(entry, &path, found);
                             }
                             _ if !is_shown => found.push(path),
                             _ => {}
