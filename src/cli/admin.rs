@@ -277,9 +277,24 @@ impl Answer {
             detail: String,
         }
         let Detailed { detail } = serde_json::from_str(&self.text).ok()?;
-        let is_shown = |c: &char| !c.is_control();
-        Some(detail.chars().filter(is_shown).take(MAX_DETAIL_CHARS).collect())
+        Some(shown(&detail))
     }
+
+    /// The address of the documentation of a problem (its `type`).
+    pub(super) fn documentation(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Typed {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        let Typed { kind } = serde_json::from_str(&self.text).ok()?;
+        kind.starts_with("https://").then(|| shown(&kind))
+    }
+}
+
+/// A text of the daemon as it may be shown.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_DETAIL_CHARS).collect()
 }
 
 /// The message about a response that no admin address of this version sends.

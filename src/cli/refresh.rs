@@ -36,6 +36,9 @@ pub(super) async fn refresh(refresh: Refresh, environment: &Environment) -> u8 {
         }
         Some(detail) => {
             output::error_line(format_args!("bearerd: {detail} ({})", answer.status));
+            if let Some(address) = answer.documentation() {
+                output::error_line(format_args!("  see {address}"));
+            }
             FAILED
         }
         None => {

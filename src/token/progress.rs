@@ -80,6 +80,25 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The reason that a failure is.
+    pub const fn of(failure: &TokenError) -> Self {
+        match failure {
+            TokenError::Network(_)
+            | TokenError::Unreached(_)
+            | TokenError::RefusedInPassing { .. }
+            | TokenError::Discovery(_)
+            | TokenError::Server(_)
+            | TokenError::Unavailable { .. }
+            | TokenError::AssertionFile(_)
+            | TokenError::Malformed(_) => Self::EndpointUnavailable,
+            TokenError::Throttled { .. } => Self::EndpointRateLimited,
+            TokenError::Rejected { .. } | TokenError::Assertion(_) => Self::ClientRejected,
+            TokenError::ReauthorizationRequired(_) => Self::ReauthorizationRequired,
+            TokenError::RotationLimit(_) => Self::RotationLimit,
+            TokenError::ScopeMissing(_) => Self::ScopeMissing,
+        }
+    }
+
     /// All reasons.
     pub const ALL: [Self; 8] = [
         Self::WaitingForFirstToken,
@@ -136,7 +155,7 @@ impl RefreshProgress {
                 reason: match &self.failure {
                     None if self.finished == 0 => Reason::WaitingForFirstToken,
                     None => Reason::EndpointUnavailable,
-                    Some(failure) => reason_of(failure),
+                    Some(failure) => Reason::of(failure),
                 },
                 retry_after: Some(Duration::from_secs(1)),
                 failure: self.failure.clone(),
@@ -148,7 +167,7 @@ impl RefreshProgress {
         let reason = match (blocked.by, &self.failure) {
             (Barrier::Quota, _) => Reason::QuotaExhausted,
             (Barrier::RetryAfter, _) => Reason::EndpointRateLimited,
-            (_, Some(failure)) => reason_of(failure),
+            (_, Some(failure)) => Reason::of(failure),
             (Barrier::Latch, None) => Reason::ClientRejected,
             (Barrier::Backoff | Barrier::Breaker | Barrier::InDoubt, None) => Reason::EndpointUnavailable,
         };
@@ -157,24 +176,5 @@ impl RefreshProgress {
             retry_after: (!reason.needs_person()).then(|| now.until(blocked.until)),
             failure: self.failure.clone().filter(|_| blocked.by != Barrier::Quota),
         }
-    }
-}
-
-/// The reason that a failure is.
-pub(super) fn reason_of(failure: &TokenError) -> Reason {
-    match failure {
-        TokenError::Network(_)
-        | TokenError::Unreached(_)
-        | TokenError::RefusedInPassing { .. }
-        | TokenError::Discovery(_)
-        | TokenError::Server(_)
-        | TokenError::Unavailable { .. }
-        | TokenError::AssertionFile(_)
-        | TokenError::Malformed(_) => Reason::EndpointUnavailable,
-        TokenError::Throttled { .. } => Reason::EndpointRateLimited,
-        TokenError::Rejected { .. } | TokenError::Assertion(_) => Reason::ClientRejected,
-        TokenError::ReauthorizationRequired(_) => Reason::ReauthorizationRequired,
-        TokenError::RotationLimit(_) => Reason::RotationLimit,
-        TokenError::ScopeMissing(_) => Reason::ScopeMissing,
     }
 }

@@ -204,7 +204,7 @@ fn standing(
 }
 
 fn needs_person(progress: &RefreshProgress) -> bool {
-    progress.failure.as_deref().is_some_and(|failure| super::progress::reason_of(failure).needs_person())
+    progress.failure.as_deref().is_some_and(|failure| Reason::of(failure).needs_person())
 }
 
 /// Whether the rest of the rotations is a fifth of `max_rotations` or less.

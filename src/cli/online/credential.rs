@@ -9,11 +9,11 @@ use crate::cli::output;
 use crate::clock::Clock;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Endpoint, Identity};
-use crate::token::TokenClient;
 use crate::token::error::TokenError;
 use crate::token::help::help;
 use crate::token::jwt::Claims;
 use crate::token::trial::{Granted, MAX_SKEW, NextGrant, Trial, WhichSecret, next_grant, not_granted, trial};
+use crate::token::{Reason, TokenClient};
 
 /// Reports the request and its result, and returns the tenant of the token, if it names one.
 pub(super) async fn report(
@@ -74,7 +74,7 @@ async fn report_of_trial(
         );
     }
     if let Some(failure) = &failure {
-        report.fail(failure.to_string(), help(failure, credential));
+        report.fail(Reason::of(failure).code(), failure.to_string(), help(failure, credential));
     }
     let tenant = granted.and_then(|granted| granted.tenant).filter(|_| failure.is_none());
     (report, tenant)
@@ -97,11 +97,14 @@ async fn report_of_refresh_token(
     };
     let mut report = begin(credential, client, asked.until(clock.now()), is_used);
     match metadata {
-        Err(failure) => report.fail(failure.to_string(), help(&failure, credential)),
+        Err(failure) => {
+            report.fail(Reason::of(&failure).code(), failure.to_string(), help(&failure, credential));
+        }
         Ok(Some(metadata)) if authorize_url.is_some_and(|url| url.issuer().is_some()) => {
             match metadata.authorization_endpoint() {
                 Ok(url) => report.fact("authorize_url", without_query(&url)),
                 Err(flaw) => report.fail(
+                    Reason::ReauthorizationRequired.code(),
                     format!("the issuer's metadata has no usable authorization endpoint: {flaw}"),
                     "set `authorize_url`",
                 ),
@@ -111,7 +114,7 @@ async fn report_of_refresh_token(
     }
     match next {
         Err(obstacle) => {
-            report.fail(obstacle.to_string(), help(&obstacle, credential));
+            report.fail(Reason::of(&obstacle).code(), obstacle.to_string(), help(&obstacle, credential));
             return report;
         }
         Ok(NextGrant::RefreshToken { refusals: refusals @ 1.. }) => report.warn(

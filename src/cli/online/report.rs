@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
+use crate::documentation;
+
 #[derive(Debug)]
 pub(super) struct Report {
     peer: String,
@@ -12,13 +14,15 @@ pub(super) struct Report {
     facts: Vec<(&'static str, String)>,
     warnings: Vec<(String, String)>,
     failure: Option<(String, String)>,
+    /// The code with which requests of a route would fail.
+    code: Option<&'static str>,
     is_used: bool,
 }
 
 impl Report {
     /// An empty report; `is_used` states whether a route uses the peer.
     pub(super) const fn new(peer: String, took: Duration, is_used: bool) -> Self {
-        Self { peer, took, facts: Vec::new(), warnings: Vec::new(), failure: None, is_used }
+        Self { peer, took, facts: Vec::new(), warnings: Vec::new(), failure: None, code: None, is_used }
     }
 
     pub(super) fn fact(&mut self, name: &'static str, what: impl Into<String>) {
@@ -29,11 +33,12 @@ impl Report {
         self.warnings.push((what.into(), remedy.into()));
     }
 
-    /// Sets the error that would make requests fail, and its remedy, which the error's text may end with.
-    pub(super) fn fail(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+    /// Sets the error that would make requests fail with this code, and its remedy, which the error's text may end with.
+    pub(super) fn fail(&mut self, code: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
         let (what, remedy) = (what.into(), remedy.into());
         let cause = what.strip_suffix(&remedy).and_then(|cause| cause.strip_suffix("; "));
         self.failure = Some((cause.unwrap_or(&what).to_owned(), remedy));
+        self.code = Some(code);
     }
 
     /// Whether requests of a route would fail.
@@ -50,9 +55,14 @@ impl fmt::Display for Report {
         for (name, what) in &self.facts {
             write!(f, "\n  {name:<12} {what}")?;
         }
-        let warnings = self.warnings.iter().map(|warning| ("warning", warning));
-        for (kind, (what, remedy)) in self.failure.iter().map(|error| ("error", error)).chain(warnings) {
-            write!(f, "\n  {kind}: {what}\n    help: {remedy}")?;
+        if let Some((what, remedy)) = &self.failure {
+            write!(f, "\n  error: {what}\n    help: {remedy}")?;
+        }
+        if let Some(code) = self.code {
+            write!(f, "\n    see {}", documentation::of_code(code))?;
+        }
+        for (what, remedy) in &self.warnings {
+            write!(f, "\n  warning: {what}\n    help: {remedy}")?;
         }
         Ok(())
     }
@@ -79,9 +89,10 @@ mod tests {
         );
         assert!(!report.is_failure());
 
-        report.fail("broken", "mend");
+        report.fail("overloaded", "broken", "mend");
         assert!(report.is_failure());
         assert!(report.to_string().contains("FAILED (5 ms)"), "{report}");
+        assert!(report.to_string().contains("    help: mend\n    see https://"), "{report}");
         assert!(report.to_string().find("broken") < report.to_string().find("odd"), "{report}");
 
         report.is_used = false;

@@ -11,6 +11,7 @@ use crate::config::Credential;
 use crate::config::model::certificate;
 use crate::config::model::identity::Grant;
 use crate::http::ProxyStatus;
+use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::connect::tls::TlsDetails;
 use crate::proxy::upstream::connect::{ConnectionDetails, TcpConnect};
@@ -20,6 +21,8 @@ use crate::token::api_discovery::{AddressRefusal, DiscoveryError, Documents, Iss
 /// A certificate that expires sooner causes a warning.
 const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
+/// The code of responses to requests whose upstream is not discovered.
+const NOT_DISCOVERED: &str = "upstream_unavailable";
 const NO_TENANT: &str = "see the report about the credential: its token must be a JWT with `tenantId`";
 
 pub(super) async fn report(origin: String, connect: TcpConnect) -> Report {
@@ -29,7 +32,10 @@ pub(super) async fn report(origin: String, connect: TcpConnect) -> Report {
     let mut report = Report::new(format!("upstream {origin}"), began.until(clock.now()), true);
     match seen {
         Ok(seen) => add_connection(&mut report, seen),
-        Err(error) => report.fail(error.to_string(), remedy(&error)),
+        Err(error) => {
+            let (what, remedy) = (error.to_string(), remedy(&error));
+            report.fail(ProxyError::from(error).code(), what, remedy);
+        }
     }
     report
 }
@@ -50,7 +56,7 @@ pub(super) async fn discover(
         if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
             report.warn(what, "start the daemon, and see `/readyz?verbose` at its admin address");
         } else {
-            report.fail(what, NO_TENANT);
+            report.fail(NOT_DISCOVERED, what, NO_TENANT);
         }
         return report;
     };
@@ -64,7 +70,7 @@ pub(super) async fn discover(
         Ok(found) => found,
         Err(error) => {
             let mut report = Report::new(peer, began.until(clock.now()), true);
-            report.fail(error.to_string(), discovery_remedy(&error));
+            report.fail(NOT_DISCOVERED, error.to_string(), discovery_remedy(&error));
             return report;
         }
     };

@@ -14,7 +14,7 @@ use crate::telemetry::trail::{Attempt, Failure, Issued};
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::{FailureClass, TokenError};
-use crate::token::progress::{Standing, reason_of};
+use crate::token::progress::{Reason, Standing};
 use crate::token::refresh_token_end::RefreshTokenEnd;
 use crate::token::rotation::{GrantChoice, Renewal};
 use crate::token::store::Succession;
@@ -133,7 +133,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.trail.refresh_failed(
             &Failure {
                 outcome: error.outcome(),
-                reason: reason_of(&error).code(),
+                reason: Reason::of(&error).code(),
                 needs_person: is_rejected,
                 next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
                 error: &error,
