@@ -400,7 +400,7 @@ async fn a_missing_refresh_token_is_a_failure_unless_there_is_a_fallback() {
     let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let state = format!("state_file = \"api.state\"\nstate_key = \"{key}\"");
     for (grant, remedy) in [
-        ("grant = \"refresh_token\"", "a new `refresh_token`"),
+        ("grant = \"refresh_token\"", "set `refresh_token` to the new refresh token"),
         ("grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"", "`bearerd login api`"),
     ] {
         let (code, output) = peers.check(&peers.config(&format!("{grant}\n{state}"))).await;
