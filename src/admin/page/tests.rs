@@ -90,7 +90,7 @@ fn what_peers_say_is_text() {
     );
 
     assert!(!html.contains("<script>") && !html.contains("<img src=x"), "{html}");
-    assert_eq!(html.matches("alert(1)").count(), 5);
+    assert_eq!(html.matches("alert(1)").count(), 6);
     for inline in [" style=", " onclick=", " onload=", "<style", "javascript:"] {
         assert!(!html.contains(inline), "{inline}");
     }
