@@ -1,6 +1,8 @@
 //! What needs attention: one list of findings with their remedies, which `/status`, the page and `bearerd status` show.
 
-use super::status::{Certificate, Configuration, Credential, Finding, Hold, Route, Status, Time, Upstream};
+use super::status::{
+    Certificate, Configuration, Credential, Finding, Hold, Route, Shared, Status, Time, Upstream,
+};
 use crate::config::model::certificate::EXPIRY_WARNING;
 use crate::documentation;
 use crate::token::Reason;
@@ -38,6 +40,7 @@ pub(super) fn findings(status: &Status, now: Time) -> Vec<Finding> {
     let certificates = status.certificates.iter().filter_map(|one| of_certificate(one, now));
     let mut all: Vec<Finding> = credentials.chain(upstreams).chain(routes).chain(certificates).collect();
     all.extend(of_configuration(&status.configuration));
+    all.extend(status.shared.as_ref().and_then(of_shared));
     if status.audit.failures > 0 {
         let detail = format!("{} events are not in the audit trail", status.audit.failures);
         let help = "check the free space and the permissions of the file in `audit.output`, or its reader";
@@ -125,6 +128,20 @@ fn of_upstream(upstream: &Upstream) -> Option<Finding> {
         until: upstream.breaker_until,
         detail: Some(detail),
         ..Finding::new("upstream", name, is_unusable, reason, help)
+    })
+}
+
+fn of_shared(shared: &Shared) -> Option<Finding> {
+    if shared.reachable != Some(false) {
+        return None;
+    }
+    let help = "check that the store answers, its address in `shared.url`, and its user and password; without the store, \
+                replicas make token requests of their own or wait for it";
+    let reason = Reason::SharedStoreUnavailable.code();
+    Some(Finding {
+        since: shared.since,
+        detail: shared.error.clone(),
+        ..Finding::new("shared", "", false, reason, help)
     })
 }
 

@@ -367,6 +367,7 @@ const fn blocked_by(reason: Reason) -> &'static str {
         }
         Reason::EndpointRateLimited => "the token endpoint limits the rate of requests",
         Reason::QuotaExhausted => "the quota of token requests is used up",
+        Reason::SharedStoreUnavailable => "the store that the replicas share is away",
         Reason::ClientRejected => "the authorization server rejects the client",
         Reason::ReauthorizationRequired => "a person must authorize the client again and hand over the grant",
         Reason::RotationLimit => "max_rotations is reached: a person must authorize the client again",

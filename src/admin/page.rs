@@ -18,7 +18,9 @@ use super::attention::shown_to;
 use super::html;
 use super::overview::Overview;
 use super::server::Peer;
-use super::status::{Certificate, Configuration, Credential, Event, Route, Status, Time, Upstream, Webhook};
+use super::status::{
+    Certificate, Configuration, Credential, Event, Route, Shared, Status, Time, Upstream, Webhook,
+};
 use super::words::{counted, milliseconds, relative, span};
 use crate::config::model::certificate::EXPIRY_WARNING;
 
@@ -44,6 +46,7 @@ struct Page {
     webhooks: Vec<Webhook>,
     events: Vec<EventView>,
     configuration: ConfigurationView,
+    shared: Option<Shared>,
     audit_events: u64,
     audit_failures: u64,
 }
@@ -170,6 +173,7 @@ impl Page {
             certificates: status.certificates.into_iter().map(|one| CertificateView::new(one, now)).collect(),
             webhooks: status.webhooks,
             configuration: ConfigurationView::new(status.configuration, now),
+            shared: status.shared,
             audit_events: status.audit.events,
             audit_failures: status.audit.failures,
             version: status.version,

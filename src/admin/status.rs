@@ -53,7 +53,7 @@ pub struct Status {
 /// Something that an operator should look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What it is about: `credential`, `route`, `upstream`, `certificate`, `configuration` or `audit`.
+    /// What it is about: `credential`, `route`, `upstream`, `certificate`, `configuration`, `shared` or `audit`.
     pub subject: String,
     /// Which credential, route, upstream or certificate; empty where there is one of its kind.
     pub name: String,
@@ -255,7 +255,28 @@ pub struct Certificate {
 
 /// The store that replicas share.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Shared {}
+pub struct Shared {
+    /// Whether the store is reachable; `null` before its first answer.
+    pub reachable: Option<bool>,
+    /// Since when.
+    pub since: Option<Time>,
+    /// Why the store is not reachable.
+    pub error: Option<String>,
+    /// The name of this replica.
+    pub replica: String,
+    /// The replicas that were counted last.
+    pub replicas: u64,
+    /// The highest number of a lease: each turn of a refresher has a higher one.
+    pub fence: u64,
+    /// The tokens and waits of other replicas that this one uses or has used.
+    pub adopted: u64,
+    /// The answers of token endpoints that this replica has shared.
+    pub won: u64,
+    /// The writes that another replica preceded.
+    pub conflicts: u64,
+    /// The records that this replica has given back to a store that had lost them.
+    pub repairs: u64,
+}
 
 /// The audit trail since the start.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]

@@ -20,6 +20,7 @@ use crate::config::StatePlace;
 use crate::lifecycle::Stage;
 use crate::telemetry::Events;
 use crate::tls::client::Trust;
+use crate::token::replicas::{Shared, SharedRecord};
 use crate::token::{DurableState, Operator, Refresher, TokenClient, TokenSource};
 
 type Config = Arc<config::Credential>;
@@ -91,17 +92,17 @@ pub(super) fn plan(
     after: &[Config],
     before: &[(Config, TokenSource)],
     trust: &Trust,
-    events: &Events,
+    sinks: (&Events, Option<&Shared>),
     clock: Clock,
 ) -> Result<Vec<Plan>, StartError> {
-    after.iter().map(|config| plan_one(config, before, trust, events, clock)).collect()
+    after.iter().map(|config| plan_one(config, before, trust, sinks, clock)).collect()
 }
 
 fn plan_one(
     config: &Config,
     before: &[(Config, TokenSource)],
     trust: &Trust,
-    events: &Events,
+    (events, shared): (&Events, Option<&Shared>),
     clock: Clock,
 ) -> Result<Plan, StartError> {
     let same_name = before.iter().find(|(other, _)| other.name == config.name);
@@ -119,7 +120,8 @@ fn plan_one(
     }
     let no_state = DurableState::in_memory(clock);
     let (refresher, source) = Refresher::new(Arc::clone(config), client, no_state, clock);
-    let refresher = Box::new(refresher.recorded_by(events));
+    let record = shared.map(|shared| SharedRecord::new(shared.clone(), config, clock));
+    let refresher = Box::new(refresher.recorded_by(events).sharing(record));
     let step = Step::Begin { refresher, place, inherits: account.is_some() };
     Ok(Plan { source, step })
 }

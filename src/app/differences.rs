@@ -18,6 +18,7 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
     keep("log.format", before.log.format == after.log.format);
     keep("log.level", before.log.level == after.log.level);
     keep("tracing", before.tracing == after.tracing);
+    keep("shared", before.shared == after.shared);
     after.server.workers = before.server.workers;
     after.audit.output.clone_from(&before.audit.output);
     after.audit.key.clone_from(&before.audit.key);
@@ -25,6 +26,7 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
     after.log.format = before.log.format;
     after.log.level.clone_from(&before.log.level);
     after.tracing.clone_from(&before.tracing);
+    after.shared.clone_from(&before.shared);
     keys
 }
 

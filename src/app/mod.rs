@@ -13,13 +13,14 @@ mod metrics;
 mod observed;
 mod process;
 mod reload;
+mod replicas;
 mod reports;
 mod status_line;
 mod table;
 mod traces;
 mod upstreams;
+mod view;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, Listen};
 use crate::descriptors;
-use crate::lifecycle::{Pulse, Stage, Stages, Threads};
+use crate::lifecycle::{Stage, Stages, Threads};
 use crate::proxy::limits::admission::{MAX_REFUSALS, connections};
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::listener;
@@ -54,16 +55,14 @@ use crate::proxy::worker;
 use crate::proxy::worker::WorkerHandle;
 use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
-use crate::reload::{Outcome, Reloads};
+use crate::reload::Reloads;
 use crate::systemd::sockets::PassedSockets;
-use crate::telemetry::audit::AuditCounters;
 use crate::telemetry::event::Name;
-use crate::telemetry::log::DroppedLines;
 use crate::telemetry::{Event, Events};
 use crate::tls::client::Trust;
+use crate::token::replicas::Shared;
 use crate::token::state::LONGEST_WRITE_AT_STOP;
 use crate::token::{DurableState, Refresher};
-use crate::webhooks::Webhooks;
 
 /// How long threads may take to end after the stage `Cutting` or `Cut`.
 const CUT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -96,6 +95,8 @@ pub struct Daemon {
     events: Events,
     observed: Arc<Observed>,
     reports: Reports,
+    /// The store that replicas share. Outlives every reload.
+    shared: Option<Shared>,
     /// Outlive every reload.
     traces: Traces,
 }
@@ -117,6 +118,7 @@ impl Daemon {
         admin::check_own_token(config)?;
         listen_sockets::check(config)?;
         reports::check(config)?;
+        replicas::check(config)?;
         Self::settings(config, "bearerd").map(|_| ())
     }
 
@@ -166,11 +168,12 @@ impl Daemon {
         let events = Events::traced(instance.clone(), traces.spans.clone());
         let mut tasks = JoinSet::new();
         let reports = Reports::start(&config, &trust, &events, &mut tasks)?;
-        let plans = plan(&config.credentials, &[], &trust, &events, clock)?;
+        let shared = replicas::connect(&config, &instance, &events, clock, &mut tasks)?;
+        let plans = plan(&config.credentials, &[], &trust, (&events, shared.as_ref()), clock)?;
         let built: Vec<_> = plans.into_iter().filter_map(Plan::begun).collect();
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
-        let shares = descriptors::share_out(&config, MAX_REFUSALS);
-        let descriptors = Slots::new(shares.upstreams);
+        let portions = descriptors::share_out(&config, MAX_REFUSALS);
+        let descriptors = Slots::new(portions.upstreams);
         let resources = Resources {
             trust: &trust,
             sources: &sources,
@@ -202,7 +205,7 @@ impl Daemon {
         for address in &transition.addresses {
             log_listening(address, certificates.current().is_some());
         }
-        let settings = listener_settings(&config, &certificates, shares.callers);
+        let settings = listener_settings(&config, &certificates, portions.callers);
         let (listener, changes) = mpsc::channel(1);
         let counters = handles.iter().map(WorkerHandle::counter).collect();
         listener::spawn(transition.new, handles, settings, stages.watch(), changes, &mut threads)?;
@@ -221,9 +224,9 @@ impl Daemon {
             &upstreams,
             &certificates,
             counters,
-            (&events, &reports),
+            (&events, &reports, shared.clone()),
         );
-        observed.set_connections_limit(connections(&config.server.limits, shares.callers));
+        observed.set_connections_limit(connections(&config.server.limits, portions.callers));
         let admin = AdminAddress::open(
             admin,
             &config,
@@ -242,7 +245,7 @@ impl Daemon {
             upstreams,
             discoveries,
             listen_sockets: transition.after,
-            most_connections: shares.callers,
+            most_connections: portions.callers,
             descriptors,
             certificates,
             admin,
@@ -255,63 +258,9 @@ impl Daemon {
             events,
             observed,
             reports,
+            shared,
             traces,
         })
-    }
-
-    /// The addresses that callers connect to.
-    pub fn addresses(&self) -> Vec<Listen> {
-        self.listen_sockets.addresses()
-    }
-
-    /// The readers of events, and the history of each credential.
-    pub const fn events(&self) -> &Events {
-        &self.events
-    }
-
-    /// The counts of the audit trail.
-    pub const fn audit_counters(&self) -> &Arc<AuditCounters> {
-        self.reports.audit_counters()
-    }
-
-    /// The webhooks.
-    pub const fn webhooks(&self) -> &Arc<Webhooks> {
-        self.reports.webhooks()
-    }
-
-    /// The admin address.
-    pub const fn admin_address(&self) -> &Listen {
-        self.admin.address()
-    }
-
-    /// The pulse of all threads.
-    pub fn pulse(&self) -> Pulse {
-        self.threads.pulse()
-    }
-
-    /// Names the file of the configuration for operators.
-    pub fn configured_by(&self, file: &Path) {
-        self.observed.configured_by(file);
-    }
-
-    /// Notes the outcome of a reload for operators.
-    pub fn reload_ended(&self, outcome: &Outcome) {
-        self.observed.reload_ended(outcome);
-    }
-
-    /// Shows operators how many lines of the log were dropped.
-    pub fn show_dropped_lines(&self, dropped: DroppedLines) {
-        self.observed.show_dropped_lines(dropped);
-    }
-
-    /// The configuration in force.
-    pub const fn config(&self) -> &Arc<Config> {
-        &self.config
-    }
-
-    /// Make the daemon read the certificates again at once when notified.
-    pub fn look_at_certificates(&self) -> [Arc<tokio::sync::Notify>; 2] {
-        [Arc::clone(&self.certificates.asked), self.admin.look_at_certificates()]
     }
 
     /// Waits until a part of the daemon ends unexpectedly, and names it.

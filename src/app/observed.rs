@@ -32,6 +32,7 @@ use crate::telemetry::log::DroppedLines;
 use crate::telemetry::metrics::histogram::{Buckets, native_bounds};
 use crate::telemetry::metrics::traffic::{Retry, RouteTraffic, Unauthorized};
 use crate::tls::reload::CurrentCertificate;
+use crate::token::replicas::Shared as SharedStore;
 use crate::webhooks::{WebhookStatus, Webhooks};
 
 /// What operators see of the configuration in force.
@@ -48,6 +49,7 @@ pub(super) struct Observed {
     events: Events,
     audit: Arc<AuditCounters>,
     webhooks: Arc<Webhooks>,
+    shared: Option<SharedStore>,
 }
 
 #[derive(Debug)]
@@ -66,7 +68,7 @@ impl Observed {
         upstreams: &InForce,
         certificates: &Certificates,
         workers: Vec<ConnectionCounter>,
-        (events, reports): (&Events, &Reports),
+        (events, reports, shared): (&Events, &Reports, Option<SharedStore>),
     ) -> Arc<Self> {
         let configuration = Configuration { file: None, loaded_at: Time::now(), last_reload: None };
         Arc::new(Self {
@@ -79,6 +81,7 @@ impl Observed {
             events: events.clone(),
             audit: Arc::clone(reports.audit_counters()),
             webhooks: Arc::clone(reports.webhooks()),
+            shared,
         })
     }
 
@@ -243,7 +246,19 @@ impl Parts for Observed {
     }
 
     fn shared(&self) -> Option<Shared> {
-        None
+        let status = self.shared.as_ref()?.status();
+        Some(Shared {
+            reachable: status.reachable,
+            since: status.since.map(Time),
+            error: status.error,
+            replica: status.replica,
+            replicas: status.replicas,
+            fence: status.fence,
+            adopted: status.adopted,
+            won: status.won,
+            conflicts: status.conflicts,
+            repairs: status.repairs,
+        })
     }
 
     fn audit(&self) -> Audit {

@@ -111,9 +111,10 @@ impl Daemon {
         let before: Vec<_> =
             self.credentials.iter().map(|one| (Arc::clone(&one.config), one.source.clone())).collect();
         let (config, trust, clock) = (Arc::clone(config), Arc::clone(trust), self.clock);
-        let events = self.events.clone();
-        let planning =
-            tokio::task::spawn_blocking(move || plan(&config.credentials, &before, &trust, &events, clock));
+        let (events, shared) = (self.events.clone(), self.shared.clone());
+        let planning = tokio::task::spawn_blocking(move || {
+            plan(&config.credentials, &before, &trust, (&events, shared.as_ref()), clock)
+        });
         let planned = tokio::time::timeout(DISK_TIMEOUT, planning).await;
         planned.map_err(|_| StartError::Disk)?.map_err(io::Error::other)?
     }

@@ -36,10 +36,12 @@ pub use model::route::{Address, Destination, Forwarded, LinkField, RewrittenLink
 pub use model::secret::Secret;
 pub use model::server::{HalfClosed, HeaderCase, Http1Options, RequiredHeader, Server};
 pub use model::server_tls::ServerTls;
+pub use model::shared_store::{Shared, WhenAway};
 pub use model::token_field::{TokenField, TokenScheme};
 pub use model::tracing::{Sampler, Tracing};
 pub use model::webhook::{EventPattern, Webhook, WebhookFormat, WebhookUrl, signing_key};
 pub use resolve::Checked;
+pub use resolve::shared_store::keys_of as shared_keys;
 pub use source::diagnostics::Diagnostics;
 
 use source::diagnostics::{Problem, Sources};

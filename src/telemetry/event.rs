@@ -50,7 +50,7 @@ names! {
     TokenRefreshFailed => "token.refresh_failed", Warning, "token refresh failed";
     /// An upstream rejected the current token.
     TokenRejected => "token.rejected", Warning, "token rejected upstream";
-    /// A token from before the start is still in use.
+    /// A token from before the start, or of another replica, is in use.
     TokenResumed => "token.resumed", Info, "token resumed";
     /// A person has handed over a grant.
     Authorized => "credential.authorized", Info, "credential authorized";

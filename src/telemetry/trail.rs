@@ -114,6 +114,15 @@ impl Trail {
         self.record(self.event(Name::TokenResumed));
     }
 
+    /// Records a token of another replica that is now in use.
+    pub fn adopted(&mut self, token: Issued) {
+        self.use_token(token);
+        if std::mem::take(&mut self.is_failing) {
+            self.record(self.event(Name::Recovered));
+        }
+        self.record(Event { cause: Some("shared"), ..self.event(Name::TokenResumed) });
+    }
+
     /// A token request begins. Returns the name of its span, if there are traces.
     pub fn begin_request(&mut self) -> Option<SpanContext> {
         self.span = self.events.spans().map(TokenRequestSpan::begin);
@@ -215,6 +224,15 @@ impl Trail {
         let mut event = self.event(Name::GrantExpiring);
         event.needs_person = Some(true);
         event.more.ends_in_seconds = Some(left.as_secs());
+        self.record(event);
+    }
+
+    /// Records that another replica may have used the refresh token and not have told the outcome, and that nothing is
+    /// requested until the access token ends.
+    pub fn at_risk(&self, left: Duration) {
+        let mut event = self.event(Name::AtRisk);
+        event.needs_person = Some(false);
+        event.next_attempt_at = Some(in_time(left));
         self.record(event);
     }
 

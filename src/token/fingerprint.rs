@@ -34,6 +34,11 @@ impl Fingerprints {
         Self::new(key.map(|key| key.fingerprint_key()))
     }
 
+    /// Those with this key.
+    pub(super) const fn keyed(key: hmac::Key) -> Self {
+        Self(key)
+    }
+
     /// With this key, or with a new random one.
     ///
     /// # Panics

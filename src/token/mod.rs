@@ -9,6 +9,7 @@
 //!   ([`Operator`]);
 //! - `rotation`, `client_secrets` and `progress`: the choice of a grant and of a client secret, and the refresher's progress for
 //!   requests that wait;
+//! - [`replicas`]: the record that several replicas share;
 //! - [`state`]: what outlives the process, in memory and on disk;
 //! - [`endpoint`]: token requests, their responses, and issuers' metadata;
 //! - [`help`]: what a person can do about a failure;
@@ -36,6 +37,7 @@ mod operator;
 mod progress;
 mod refresh_token_end;
 pub mod refresher;
+pub mod replicas;
 mod rotation;
 mod source;
 pub mod state;

@@ -69,6 +69,8 @@ pub enum Reason {
     EndpointRateLimited,
     /// Our own quota of token requests is used up.
     QuotaExhausted,
+    /// The store that the replicas share is away, without which no refresh token is used.
+    SharedStoreUnavailable,
     /// The token endpoint refuses the client.
     ClientRejected,
     /// The token endpoint refuses every refresh token, or none is known.
@@ -100,11 +102,12 @@ impl Reason {
     }
 
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::WaitingForFirstToken,
         Self::EndpointUnavailable,
         Self::EndpointRateLimited,
         Self::QuotaExhausted,
+        Self::SharedStoreUnavailable,
         Self::ClientRejected,
         Self::ReauthorizationRequired,
         Self::RotationLimit,
@@ -126,6 +129,7 @@ impl Reason {
             Self::EndpointUnavailable => "token_endpoint_unavailable",
             Self::EndpointRateLimited => "token_endpoint_rate_limited",
             Self::QuotaExhausted => "token_quota_exhausted",
+            Self::SharedStoreUnavailable => "shared_store_unavailable",
             Self::ClientRejected => "client_rejected",
             Self::ReauthorizationRequired => "reauthorization_required",
             Self::RotationLimit => "rotation_limit",
@@ -167,6 +171,7 @@ impl RefreshProgress {
         let reason = match (blocked.by, &self.failure) {
             (Barrier::Quota, _) => Reason::QuotaExhausted,
             (Barrier::RetryAfter, _) => Reason::EndpointRateLimited,
+            (Barrier::SharedStore, _) => Reason::SharedStoreUnavailable,
             (_, Some(failure)) => Reason::of(failure),
             (Barrier::Latch, None) => Reason::ClientRejected,
             (Barrier::Backoff | Barrier::Breaker | Barrier::InDoubt, None) => Reason::EndpointUnavailable,

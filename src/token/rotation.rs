@@ -158,7 +158,11 @@ impl Rotation {
         is_ordered: bool,
     ) -> Option<Duration> {
         let token = RefreshTokenHash::of(&in_use.token);
-        let before = in_use.doubt.unwrap_or(Doubt { is_unanswered: false, ..Doubt::of_request(token) });
+        let before = in_use.doubt.unwrap_or(Doubt {
+            is_unanswered: false,
+            is_under_way: false,
+            ..Doubt::of_request(token)
+        });
         let may_pass = error.refuses_in_passing() || before.is_unanswered || before.refusals > 0;
         let is_counted = !is_ordered || before.refusals == 0;
         let refusals = before.refusals.saturating_add(u32::from(is_counted));
@@ -166,7 +170,7 @@ impl Rotation {
         let waits =
             usize::try_from(refusals).ok().and_then(|refusals| REFUSED_WAITS.get(refusals.checked_sub(1)?));
         if let Some(wait) = waits.filter(|_| may_pass && !is_condemned) {
-            state.doubt = Some(Doubt { token, is_unanswered: false, refusals });
+            state.doubt = Some(Doubt { token, is_unanswered: false, refusals, is_under_way: false });
             return Some(*wait);
         }
         self.why = error.to_string();
@@ -213,7 +217,15 @@ impl GrantChoice {
     pub(super) fn is_sent(&self, state: &mut State) {
         if let Self::RefreshToken(in_use) = self {
             let first = Doubt::of_request(RefreshTokenHash::of(&in_use.token));
-            state.doubt = Some(Doubt { is_unanswered: true, ..in_use.doubt.unwrap_or(first) });
+            state.doubt =
+                Some(Doubt { is_unanswered: true, is_under_way: true, ..in_use.doubt.unwrap_or(first) });
+        }
+    }
+
+    /// Records in the state that the request has ended without an answer.
+    pub(super) fn has_ended(&self, state: &mut State) {
+        if let (Self::RefreshToken(_), Some(doubt)) = (self, &mut state.doubt) {
+            doubt.is_under_way = false;
         }
     }
 

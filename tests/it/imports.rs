@@ -46,6 +46,7 @@ const ORDER: [(&str, &[&str]); 3] = [
             "client_secrets",
             "progress",
             "demand",
+            "replicas",
             "state",
             "endpoint",
             "limiter",

@@ -18,6 +18,7 @@ use http::request::Parts as Head;
 use self::family::{as_f64, counter, counters, gauge, gauges, is, labels, seconds, timestamps};
 use super::observed::Observed;
 use super::process;
+use crate::admin::status::Shared;
 use crate::admin::{Credentials, Exposition, Parts};
 use crate::clock::wall_clock;
 use crate::proxy::error::{ProxyError, TLS_HANDSHAKE_FAILED};
@@ -50,6 +51,7 @@ impl Metrics {
         families.extend(self.of_upstreams());
         families.extend(credentials::families(&self.credentials, self.started));
         families.extend(self.of_the_daemon());
+        families.extend(self.of_replicas());
         families.extend(process::families(self.started));
         families
     }
@@ -238,6 +240,40 @@ impl Metrics {
                 as_f64(dropped_lines),
             ),
             gauges("bearerd_build_info", "The version of bearerd; always 1.", vec![(build, 1.0)]),
+        ]
+    }
+}
+
+impl Metrics {
+    /// What replicas share; without `[shared]`, no series.
+    fn of_replicas(&self) -> Vec<Family> {
+        let shared = self.observed.shared();
+        let one = |value: Option<f64>| value.map(|value| (Labels::new(), value)).into_iter().collect();
+        let of = |read: fn(&Shared) -> u64| one(shared.as_ref().map(|shared| as_f64(read(shared))));
+        let is_reachable = shared.as_ref().and_then(|shared| shared.reachable).map(is);
+        vec![
+            gauges("bearerd_shared_reachable", "Whether the shared store is reachable.", one(is_reachable)),
+            gauges("bearerd_shared_replicas", "Replicas that share the store.", of(|shared| shared.replicas)),
+            counters(
+                "bearerd_shared_adopted",
+                "Tokens and waits of other replicas that this one uses.",
+                of(|shared| shared.adopted),
+            ),
+            counters(
+                "bearerd_shared_won",
+                "Token responses that this replica shared.",
+                of(|shared| shared.won),
+            ),
+            counters(
+                "bearerd_shared_conflicts",
+                "Writes that another replica preceded.",
+                of(|shared| shared.conflicts),
+            ),
+            counters(
+                "bearerd_shared_repairs",
+                "Records that this replica gave back to the store.",
+                of(|shared| shared.repairs),
+            ),
         ]
     }
 }

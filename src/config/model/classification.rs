@@ -168,6 +168,7 @@ impl Credential {
             proxy,
             http_version,
             max_rotations,
+            rotation_grace,
             state,
             required,
             discovery,
@@ -209,6 +210,7 @@ impl Credential {
         all.add(Decides::Operation, "proxy", &proxy);
         all.add(Decides::Operation, "http_version", http_version);
         all.add(Decides::Operation, "max_rotations", max_rotations);
+        all.add(Decides::Operation, "rotation_grace", rotation_grace);
         all.state_place(state.as_ref());
         all.add(Decides::Operation, "required", required);
         all.add(Decides::Operation, "login_stub", login_stub);

@@ -8,6 +8,7 @@ use super::credential::Credential;
 use super::log::Log;
 use super::route::Route;
 use super::server::Server;
+use super::shared_store::Shared;
 use super::tracing::Tracing;
 use super::webhook::Webhook;
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub health: Health,
     /// The admin listener.
     pub admin: Admin,
+    /// The store through which replicas share tokens; `None` without replicas.
+    pub shared: Option<Shared>,
     /// The credentials, in the order of their names.
     pub credentials: Vec<Arc<Credential>>,
     /// The routes, in the order of the file.

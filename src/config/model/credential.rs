@@ -73,6 +73,8 @@ pub struct Credential {
     pub http_version: HttpVersion,
     /// Most replacements of a refresh token before a person must log in again; 0 for no limit.
     pub max_rotations: u64,
+    /// How long the server still accepts a refresh token that it has replaced.
+    pub rotation_grace: Duration,
     /// The state file; `None` to keep nothing.
     pub state: Option<StatePlace>,
     /// Whether the daemon is ready only after this credential has had a token.

@@ -25,6 +25,7 @@ pub(in crate::config) mod route;
 pub mod secret;
 pub(in crate::config) mod server;
 pub mod server_tls;
+pub(in crate::config) mod shared_store;
 pub mod signing_key;
 pub(in crate::config) mod small_file;
 pub mod state_key;

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -82,6 +83,24 @@ impl StateKey {
     /// The key of token fingerprints, which is the same wherever this key is in use.
     pub(crate) fn fingerprint_key(&self) -> hmac::Key {
         hmac::Key::new(hmac::HMAC_SHA256, self.tag(FINGERPRINT_LABEL).as_ref())
+    }
+
+    /// Another key, which is derived from this one for one purpose and subject (HKDF, RFC 5869).
+    pub(crate) fn derived(&self, purpose: &[u8], subject: &[u8]) -> Self {
+        let mut key = SecretBox::<[u8; KEY_BYTES]>::default();
+        key.expose_secret_mut().copy_from_slice(&*self.derive(purpose, subject));
+        Self(key)
+    }
+
+    /// 32 bytes that are derived from the key for one purpose and subject (HKDF, RFC 5869).
+    pub(crate) fn derive(&self, purpose: &[u8], subject: &[u8]) -> Zeroizing<[u8; KEY_BYTES]> {
+        let mut derived = Zeroizing::new([0; KEY_BYTES]);
+        let secret = Salt::new(HKDF_SHA256, purpose).extract(self.0.expose_secret());
+        secret
+            .expand(&[subject], HKDF_SHA256)
+            .and_then(|output| output.fill(derived.as_mut()))
+            .expect("the hash has 32 bytes");
+        derived
     }
 
     /// A value that is derived from the key for one purpose.

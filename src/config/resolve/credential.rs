@@ -113,6 +113,7 @@ impl Resolver<'_> {
             proxy: self.proxy(file.proxy, "token_url", is_http),
             http_version: file.http_version.or(HttpVersion::Auto),
             max_rotations: file.max_rotations.or_default(),
+            rotation_grace: duration(file.rotation_grace, 0),
             state,
             required: file.required.or(true),
             discovery: api_discovery::issuer(provider, file.issuer.usable()),

@@ -150,6 +150,7 @@ impl Resolver<'_> {
             ("password", keys.password.place(), &password),
             ("refresh_token", keys.refresh_token.place(), &refresh),
             ("max_rotations", keys.max_rotations.place(), rotating),
+            ("rotation_grace", keys.rotation_grace.place(), rotating),
             ("authorize_url", keys.authorize_url.place(), &login),
             ("redirect_uri", keys.redirect_uri.place(), &login),
             ("subject_token", keys.subject_token.place(), &exchange),

@@ -30,6 +30,7 @@ mod secret;
 mod secret_text;
 mod server;
 mod server_tls;
+pub(in crate::config) mod shared_store;
 mod state;
 mod token_field;
 mod tracing;
@@ -79,6 +80,7 @@ pub(super) fn resolve(
         folder: folder.to_owned(),
         environment,
         asks_for_certificates: false,
+        is_shared: false,
         state_dir: Key::Absent,
         state_files: BTreeMap::new(),
         state_places: BTreeMap::new(),
@@ -123,6 +125,8 @@ struct Resolver<'a> {
     environment: &'a Environment,
     /// Whether `client_ca` is set, usable or not.
     asks_for_certificates: bool,
+    /// Whether replicas share tokens, or would if the section had no error.
+    is_shared: bool,
     /// `server.state_dir`.
     state_dir: Key<PathBuf>,
     /// The state files so far, without symlinks and in one spelling, each with the name of its credential.
@@ -150,6 +154,8 @@ impl Resolver<'_> {
         let log = self.log(schema::Log::of(file.log));
         let audit = self.audit(schema::Audit::of(file.audit), &log);
         let tracing = self.tracing(schema::Tracing::of(file.tracing));
+        self.is_shared = !file.shared.is_absent();
+        let shared = self.shared(file.shared);
         let (names, credentials) = self.credentials(file.credentials);
         self.refuse_state_in_token_file(token_file.as_deref());
         let webhooks = self.webhooks(file.webhooks);
@@ -161,6 +167,7 @@ impl Resolver<'_> {
             server,
             health,
             admin: admin?,
+            shared,
             credentials,
             routes: routes?,
             log,

@@ -43,7 +43,8 @@ impl Resolver<'_> {
         keys: &mut schema::Credential,
     ) -> Option<StatePlace> {
         let grant = keys.grant.known_or(Grant::ClientCredentials);
-        let needs_state = matches!(grant, Some(Grant::RefreshToken | Grant::AuthorizationCode));
+        let rotates = matches!(grant, Some(Grant::RefreshToken | Grant::AuthorizationCode));
+        let needs_state = rotates && !self.is_shared;
         let place = keys.state_file.place().unwrap_or_else(|| owner.clone());
         let written = self.state_path(keys.state_file.take());
         let folder = if written.is_absent() { &self.state_dir } else { &Key::Absent };

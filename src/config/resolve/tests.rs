@@ -451,6 +451,7 @@ fn with_key(section: Section, key: &str) -> String {
         Section::Limits => with_server(&format!("[server.limits]\n{line}")),
         Section::Health => with_server(&format!("[health]\n{line}")),
         Section::Admin => with_server(&format!("[admin]\n{line}")),
+        Section::Shared => with_server(&format!("[shared]\n{line}")),
         Section::Audit => with_server(&format!("[audit]\n{line}")),
         Section::Webhook => with_server(&format!("[[webhooks]]\n{line}")),
         Section::Log => with_server(&format!("[log]\n{line}")),

@@ -9,6 +9,7 @@ use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
 use crate::config::model::route::Forwarded;
 use crate::config::model::server::{HalfClosed, HeaderCase};
+use crate::config::model::shared_store::WhenAway;
 use crate::config::model::signing_key::SigningAlgorithm;
 use crate::config::model::webhook::WebhookFormat;
 
@@ -56,6 +57,7 @@ choices! {
     HeaderCase { "lower": Lower, "preserve": Preserve, }
     HalfClosed { "abort": Abort, "answer": Answer, }
     OnAuditFailure { "go_on": GoOn, "refuse": Refuse, }
+    WhenAway { "stop": Stop, "last_holder": LastHolder, }
     WebhookFormat { "standard": Standard, "seed": Seed, "cloudevents": CloudEvents, }
     LogFormat { "auto": Auto, "json": Json, "text": Text, }
 }

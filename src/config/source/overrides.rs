@@ -16,12 +16,13 @@ use crate::config::model::environment::Environment;
 const PREFIX: &str = "BEARERD_";
 
 /// The sections that variables can set, with their paths in the file. Credentials also have a name in their path.
-const SECTIONS: [(Section, &[&str]); 8] = [
+const SECTIONS: [(Section, &[&str]); 9] = [
     (Section::Limits, &["server", "limits"]),
     (Section::Tls, &["server", "tls"]),
     (Section::Server, &["server"]),
     (Section::Health, &["health"]),
     (Section::Admin, &["admin"]),
+    (Section::Shared, &["shared"]),
     (Section::Audit, &["audit"]),
     (Section::Log, &["log"]),
     (Section::Tracing, &["tracing"]),

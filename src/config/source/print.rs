@@ -85,6 +85,10 @@ impl Printer<'_> {
                 );
             }
         }
+        if config.shared.is_some() {
+            let written = table(&["shared"]).unwrap_or(&empty);
+            self.section("[shared]", "shared", shape(&["shared"]), written, Of::Whole(config));
+        }
         for credential in &config.credentials {
             let written = table(&["credentials", &credential.name]).unwrap_or(&empty);
             let header = format!("[credentials.{}]", key_text(&credential.name));

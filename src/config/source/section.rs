@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::problem::Problem;
 use super::reader::{Table, UnknownKey};
 use super::schema::{
-    Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Tls, Tracing, Webhook,
+    Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Shared, Tls, Tracing, Webhook,
 };
 use super::synonyms::{meant_key, synonym};
 
@@ -19,6 +19,7 @@ pub enum Section {
     Limits,
     Health,
     Admin,
+    Shared,
     Credential,
     Route,
     Log,
@@ -29,13 +30,14 @@ pub enum Section {
 
 impl Section {
     /// Every section.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Root,
         Self::Server,
         Self::Tls,
         Self::Limits,
         Self::Health,
         Self::Admin,
+        Self::Shared,
         Self::Credential,
         Self::Route,
         Self::Log,
@@ -53,6 +55,7 @@ impl Section {
             Self::Limits => "[server.limits]",
             Self::Health => "[health]",
             Self::Admin => "[admin]",
+            Self::Shared => "[shared]",
             Self::Credential => "[credentials.NAME]",
             Self::Route => "[[routes]]",
             Self::Log => "[log]",
@@ -71,6 +74,7 @@ impl Section {
             Self::Limits => Limits::KEYS,
             Self::Health => Health::KEYS,
             Self::Admin => Admin::KEYS,
+            Self::Shared => Shared::KEYS,
             Self::Credential => Credential::KEYS,
             Self::Route => Route::KEYS,
             Self::Log => Log::KEYS,
@@ -83,7 +87,7 @@ impl Section {
     /// Keys that are reserved for a later version. The daemon refuses them: ignoring one would be dangerous.
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
-            Self::Root => &["shared"],
+            Self::Root => &["callers", "pools"],
             _ => &[],
         }
     }

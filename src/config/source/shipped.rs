@@ -36,7 +36,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 4] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 50] = [
+const DESCRIPTIONS: [(&str, &str); 51] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
@@ -54,6 +54,7 @@ const DESCRIPTIONS: [(&str, &str); 50] = [
         "admin.tls.client_ca",
         "PEM file with the certificate authorities of client certificates; if set, clients must present a certificate.",
     ),
+    ("shared", "The store through which replicas share tokens: Redis or Valkey."),
     ("credentials", "Identities by name, and how they get tokens."),
     ("routes", "Which requests go to which API, with which credential."),
     ("audit", "The audit trail: every event as one JSON object per line."),

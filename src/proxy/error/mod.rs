@@ -156,6 +156,7 @@ impl ProxyError {
         "rotation_limit",
         "route_not_found",
         "scope_missing",
+        "shared_store_unavailable",
         "token_endpoint_rate_limited",
         "token_endpoint_unavailable",
         "token_quota_exhausted",
@@ -339,6 +340,7 @@ fn no_token_title(reason: Reason) -> &'static str {
         Reason::EndpointUnavailable => "Token endpoint unavailable",
         Reason::EndpointRateLimited => "Token endpoint rate limited",
         Reason::QuotaExhausted => "Token quota exhausted",
+        Reason::SharedStoreUnavailable => "Shared store unavailable",
         Reason::ClientRejected => "OAuth client rejected",
         Reason::ReauthorizationRequired => "Authorization required again",
         Reason::RotationLimit => "Rotation limit reached",
@@ -356,6 +358,10 @@ fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
         Reason::QuotaExhausted => {
             ("its quota of token requests is used up", "Try again later, or raise `quota`.")
         }
+        Reason::SharedStoreUnavailable => (
+            "the store that the replicas share is away, and without it no refresh token is used",
+            "Try again later; see `shared` in /status.",
+        ),
         Reason::ClientRejected => (
             "the authorization server rejects the OAuth client",
             "Check client_id, client_secret and client_auth with the provider.",

@@ -42,6 +42,9 @@ pub struct Limiter {
     clock: Clock,
     all: RequestQuota,
     forced: RequestQuota,
+    quota: config::Quota,
+    /// Among how many limiters of other replicas, and this one, the quota is divided.
+    parts: u64,
     retry_after_max: Duration,
     failures: u32,
     rejections: u32,
@@ -52,16 +55,29 @@ impl Limiter {
     /// A limiter with a full quota and no barrier.
     pub fn new(credential: &config::Credential, clock: Clock) -> Self {
         let quota = credential.quota;
-        let half = (quota.requests.get() / 2).max(1);
+        let (all, forced) = quotas(quota, 1, clock);
         Self {
             clock,
-            all: RequestQuota::new(quota.requests.get(), quota.per, clock),
-            forced: RequestQuota::new(half, quota.per, clock),
+            all,
+            forced,
+            quota,
+            parts: 1,
             retry_after_max: credential.retry_after_max,
             failures: 0,
             rejections: 0,
             blocked: None,
         }
+    }
+
+    /// Has the quota divided among so many limiters. What was used of the quota stays used.
+    pub fn divide(&mut self, parts: u64) {
+        if std::mem::replace(&mut self.parts, parts) == parts {
+            return;
+        }
+        let used = self.snapshot();
+        (self.all, self.forced) = quotas(self.quota, parts, self.clock);
+        self.all.restore(used.quota_full_at);
+        self.forced.restore(used.forced_quota_full_at);
     }
 
     /// Takes a request out of the quota.
@@ -187,6 +203,19 @@ impl Limiter {
             _ => {}
         }
     }
+}
+
+/// The whole quota and that of forced refreshes, divided by `parts`. A part of less than one request is one request in a
+/// longer time.
+fn quotas(quota: config::Quota, parts: u64, clock: Clock) -> (RequestQuota, RequestQuota) {
+    let parts = u32::try_from(parts).unwrap_or(u32::MAX);
+    let part = |requests: u32| {
+        let share = (requests / parts).max(1);
+        let per = quota.per.saturating_mul(share).saturating_mul(parts) / requests.max(1);
+        RequestQuota::new(share, per, clock)
+    };
+    let requests = quota.requests.get();
+    (part(requests), part((requests / 2).max(1)))
 }
 
 fn check(budget: &RequestQuota, now: Moment) -> Result<(), Blocked> {

@@ -17,6 +17,8 @@ pub enum Barrier {
     InDoubt,
     /// The server rejected the last attempt.
     Latch,
+    /// The store that the replicas share is away. No limiter has this barrier.
+    SharedStore,
 }
 
 /// Until when token requests are blocked, and by what.

@@ -9,6 +9,7 @@ use super::Refresher;
 use crate::config::Secret;
 use crate::token::endpoint::{HeldToken, TokenEndpoint};
 use crate::token::error::TokenError;
+use crate::token::replicas::{Share, Turn};
 use crate::token::rotation::{GrantChoice, Renewal};
 use crate::token::store::Succession;
 
@@ -37,7 +38,15 @@ impl<E: TokenEndpoint> Refresher<E> {
         // So is a request that spends a refresh token recorded before it is made.
         let mut state = self.state_before_request();
         choice.is_sent(&mut state);
+        match self.share(&state, false).await {
+            Share::Done | Share::Away => {}
+            // The lease was lost unnoticed: another replica makes the request, or has made it.
+            Share::Lost(theirs) => return Box::pin(self.lose_turn(theirs)).await,
+        }
         self.durable.save_unless_replaced(state).await;
+        if matches!(self.turn(), Turn::Open | Turn::Other(_)) {
+            return Box::pin(self.lose_turn(None)).await;
+        }
         let sent = self.clock.now();
         let (is_rejected, is_ordered) = (self.notices_rejection(), self.orders.refreshes.is_requested());
         self.cause = match (is_ordered, is_rejected && sent < self.due) {
@@ -79,7 +88,7 @@ impl<E: TokenEndpoint> Refresher<E> {
                 // The response has no usable access token, but the refresh token may have been rotated.
                 let mut state = self.durable.state().clone();
                 choice.answered(new, &self.credential, self.identity.value(), &mut state);
-                self.durable.save(state).await;
+                Box::pin(self.save_answer(state)).await;
                 self.failed(error, GrantChoice::Configured, latency).await;
             }
             Err(error) => self.failed(error, choice, latency).await,

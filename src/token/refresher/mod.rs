@@ -11,6 +11,7 @@
 //! - `ask`, `accept`, `outcome`: one token request, the token in its response, and what follows from success or failure;
 //! - `resume`: what is taken from the state, at the start and later;
 //! - `adopt`: a grant that an operator hands over;
+//! - `sharing`: the turns of several replicas, and what another replica has brought;
 //! - `succession`: a reload of the configuration that changes the credential.
 
 mod accept;
@@ -21,6 +22,7 @@ mod outcome;
 mod resume;
 pub(in crate::token) mod schedule;
 pub(in crate::token) mod secrets;
+mod sharing;
 mod succession;
 
 use std::sync::Arc;
@@ -40,9 +42,11 @@ use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::operator::Orders;
 use super::progress::RefreshProgress;
+use super::replicas::{SharedRecord, Turn};
 use super::rotation::{GrantChoice, Rotation};
 use super::source::TokenSource;
 use super::state::DurableState;
+use super::state::file::RefreshTokenHash;
 use super::store::{Store, Writer};
 use crate::clock::{Clock, Moment};
 use crate::config::Credential;
@@ -68,6 +72,8 @@ pub struct Refresher<E> {
     endpoint: E,
     limiter: Limiter,
     durable: DurableState,
+    /// The record that other replicas share, if there are any.
+    shared: Option<Box<SharedRecord>>,
     rotation: Rotation,
     identity: CurrentIdentity,
     secrets: ClientSecrets,
@@ -106,11 +112,15 @@ pub struct Refresher<E> {
     obstacle: Option<TokenError>,
     /// When to read the state on disk again, while only another refresh token there can help.
     look_at_state: Moment,
+    /// The refresh token that another replica may just have used, for which this one waits until its access token ends.
+    awaited: Option<RefreshTokenHash>,
 }
 
 /// The next step of the loop.
 enum NextAction {
     Ask,
+    /// Take the turn among the replicas.
+    TakeTurn,
     Wait(Moment),
 }
 
@@ -129,6 +139,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demands), seen, clock);
         let mut refresher = Self {
             durable,
+            shared: None,
             rotation: Rotation::new(&credential),
             limiter: Limiter::new(&credential, clock),
             identity: CurrentIdentity::new(Arc::clone(&credential)),
@@ -156,6 +167,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             warned_of_end: None,
             obstacle: None,
             look_at_state: clock.now(),
+            awaited: None,
             credential,
         };
         refresher.resume();
@@ -181,20 +193,31 @@ impl<E: TokenEndpoint> Refresher<E> {
         let stops = loop {
             match self.carry_out_orders().await {
                 // Between two token requests, even where the next is already due.
-                NextAction::Ask if stop.as_mut().now_or_never().is_some() => break true,
-                NextAction::Ask if leave_off.as_mut().now_or_never().is_some() => break false,
+                NextAction::Ask | NextAction::TakeTurn if stop.as_mut().now_or_never().is_some() => {
+                    break true;
+                }
+                NextAction::Ask | NextAction::TakeTurn if leave_off.as_mut().now_or_never().is_some() => {
+                    break false;
+                }
                 NextAction::Ask if self.identity.has_refresh_token() => self.ask().await,
                 NextAction::Ask => tokio::select! {
+                    biased;
                     () = self.ask() => {}
                     () = &mut stop => break true,
                 },
-                NextAction::Wait(until) => tokio::select! {
-                    () = self.wait(until) => {}
-                    () = &mut stop => break true,
-                    () = &mut leave_off => break false,
-                },
+                NextAction::TakeTurn => Box::pin(self.take_turn()).await,
+                NextAction::Wait(until) => {
+                    self.end_turn().await;
+                    tokio::select! {
+                        biased;
+                        () = self.wait(until) => {}
+                        () = &mut stop => break true,
+                        () = &mut leave_off => break false,
+                    }
+                }
             }
         };
+        self.end_turn().await;
         if stops {
             self.durable.finish_at_stop().await;
         } else {
@@ -218,6 +241,12 @@ impl<E: TokenEndpoint> Refresher<E> {
         if let Err(obstacle) = self.choose_grant() {
             return self.wait_for_a_person(obstacle);
         }
+        let turn = self.turn();
+        let is_free = self.limiter.blocked().is_none_or(|blocked| blocked.until <= now);
+        if let Some(step) = self.waits_for_replicas(turn).filter(|_| self.is_ordered || is_free) {
+            return step;
+        }
+        self.limiter.divide(if turn == Turn::Away { self.replicas() } else { 1 });
         let admitted = self.limiter.admit(cause);
         match admitted.or_else(
             |blocked| {
@@ -285,14 +314,26 @@ impl<E: TokenEndpoint> Refresher<E> {
             (false, true) => SUBJECT_POLL_INTERVAL,
             (false, false) => MAX_SLEEP,
         };
-        let earlier = [self.durable.retry_at(), self.writer.previous_until()];
+        let earlier = [self.durable.retry_at(), self.writer.previous_until(), self.shared_look_at()];
         let until = earlier.into_iter().flatten().fold(until, Moment::min);
         let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
+        let mut is_announced = false;
+        let announced = async {
+            match &mut self.shared {
+                Some(shared) => shared.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         let is_over = tokio::select! {
+            biased;
             () = sleep => true,
             () = self.demands.raised() => false,
             () = self.orders.arrived() => false,
+            () = announced => { is_announced = true; false }
         };
+        if is_announced || self.shared_look_at().is_some_and(|look_at| look_at <= self.clock.now()) {
+            Box::pin(self.look_at_shared()).await;
+        }
         self.writer.drop_ended();
         if is_over {
             self.durable.write_if_lost().await;

@@ -62,7 +62,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let issued = self.issued(&token, now);
         // Before anything else: until the new refresh token is durable, a crash loses it. The access token should be there
         // after a restart, too.
-        self.durable.save(state).await;
+        let theirs = Box::pin(self.save_answer(state)).await;
         if is_rotated {
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
             debug!(credential = %self.credential.name, micros, "refresh token replaced");
@@ -80,12 +80,19 @@ impl<E: TokenEndpoint> Refresher<E> {
         });
         self.trail.set_rotations(self.durable.state().rotations);
         self.trail.refreshed(issued, self.attempt(latency));
+        if let Some(theirs) = theirs {
+            Box::pin(self.adopt_shared(*theirs)).await;
+        }
     }
 
     pub(super) async fn failed(&mut self, mut error: TokenError, choice: GrantChoice, latency: Duration) {
-        if !error.refuses_grant() && !error.is_without_answer() {
+        if !error.refuses_grant() {
             let mut state = self.durable.state().clone();
-            choice.is_put_back(&mut state);
+            if error.is_without_answer() {
+                choice.has_ended(&mut state);
+            } else {
+                choice.is_put_back(&mut state);
+            }
             self.durable.keep(state);
         }
         if error.refuses_client() && self.secrets.refused(self.identity.value()) {
@@ -148,7 +155,9 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = blocked;
         });
         let state = if is_answered { self.state_to_save() } else { self.state_before_request() };
-        self.durable.save(state).await;
+        if let Some(theirs) = Box::pin(self.save_answer(state)).await {
+            Box::pin(self.adopt_shared(*theirs)).await;
+        }
     }
 
     /// When to replace this token. A refresh token that ends earlier is used before its end, unless a refresh does not
@@ -216,7 +225,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let standing = Standing {
             due: self.obstacle.is_none().then_some(due),
             rotations: state.rotations,
-            is_durable: self.durable.is_durable(),
+            is_durable: self.durable.is_durable() || self.is_shared(),
             quota_full_at: self.limiter.snapshot().quota_full_at,
             is_grant_expiring: state
                 .refresh_token_end

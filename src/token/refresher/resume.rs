@@ -64,6 +64,10 @@ impl<E: TokenEndpoint> Refresher<E> {
     ) -> Option<Duration> {
         let mut state = self.durable.state().clone();
         let again_in = self.rotation.refused(&mut state, in_use, error, self.is_ordered);
+        // Another replica may have been given a later refresh token, which it was too late to share.
+        if self.take_late_into(&mut state) {
+            self.durable.keep(state.clone());
+        }
         // Before the write, which does not overwrite a file that cannot be read now.
         if self.take_from_disk_into(&mut state).await {
             self.durable.overwrite(state).await;

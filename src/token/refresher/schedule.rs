@@ -11,6 +11,9 @@ use crate::clock::Moment;
 /// The waits after the server has issued the current token again.
 const SAME_TOKEN: Backoff = Backoff { first: Duration::from_secs(10), max: Duration::from_hours(1) };
 
+/// How much later the same token must have been issued to count as another answer, for replicas whose measurements differ.
+pub(crate) const SAME_ANSWER: Duration = Duration::from_secs(2);
+
 /// When to replace a token: its margin before its end, and up to a tenth of the margin earlier than that.
 ///
 /// The margin is at most a fifth of the lifetime, so that a short-lived token is used for most of its life. `chance`, between

@@ -4,6 +4,7 @@ mod any_sequence;
 mod client_secrets;
 mod demands;
 mod fallback;
+mod replicas;
 mod state;
 mod status;
 

@@ -14,39 +14,39 @@ use crate::clock::{Clock, Moment};
 
 /// One moment on both clocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(in crate::token) struct Stamp {
     /// The id of the machine's boot, if the system provides one.
-    pub(super) boot: Option<String>,
+    pub(in crate::token) boot: Option<String>,
     /// Nanoseconds since that boot.
-    pub(super) moment: u64,
+    pub(in crate::token) moment: u64,
     /// Nanoseconds since 1970.
-    pub(super) wall: u64,
+    pub(in crate::token) wall: u64,
 }
 
 /// The time between two stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Elapsed {
+pub(in crate::token) struct Elapsed {
     /// The shortest possible time.
-    pub(super) shortest: Duration,
+    pub(in crate::token) shortest: Duration,
     /// The longest possible time; `None` if unknown.
-    pub(super) longest: Option<Duration>,
+    pub(in crate::token) longest: Option<Duration>,
 }
 
 impl Stamp {
     /// The present moment.
-    pub(super) fn now(clock: Clock) -> Self {
+    pub(in crate::token) fn now(clock: Clock) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
         let wall = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { boot: boot.map(|id| id.trim().to_owned()), moment: clock.now().as_nanos(), wall: nanos(wall) }
     }
 
     /// The moment on the clock of the time since boot, which tokens and barriers use.
-    pub(super) const fn moment(&self) -> Moment {
+    pub(in crate::token) const fn moment(&self) -> Moment {
         Moment::from_nanos(self.moment)
     }
 
     /// The time from `earlier` to this stamp.
-    pub(super) fn since(&self, earlier: &Self) -> Elapsed {
+    pub(in crate::token) fn since(&self, earlier: &Self) -> Elapsed {
         let is_same_boot = self.boot.is_some() && self.boot == earlier.boot;
         let by_boot = self.moment.checked_sub(earlier.moment).filter(|_| is_same_boot);
         let by_wall = self.wall.checked_sub(earlier.wall);
@@ -56,7 +56,7 @@ impl Stamp {
 }
 
 /// A duration in nanoseconds, at most `u64::MAX`.
-pub(super) fn nanos(duration: Duration) -> u64 {
+pub(in crate::token) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

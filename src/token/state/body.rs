@@ -57,6 +57,8 @@ struct WrittenDoubt {
     token: [u8; 32],
     is_unanswered: bool,
     refusals: u32,
+    #[serde(default)]
+    is_under_way: bool,
 }
 
 /// A [`RefreshTokenEnd`].
@@ -98,6 +100,7 @@ enum WrittenBarrier {
     Breaker,
     InDoubt,
     Latch,
+    SharedStore,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -143,10 +146,11 @@ impl SealedBody {
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
             refresh_token: state.refresh_token.clone().map(Base64Secret),
             refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
-            doubt: state.doubt.map(|Doubt { token, is_unanswered, refusals }| WrittenDoubt {
+            doubt: state.doubt.map(|Doubt { token, is_unanswered, refusals, is_under_way }| WrittenDoubt {
                 token: *token.as_bytes(),
                 is_unanswered,
                 refusals,
+                is_under_way,
             }),
             fallback: state.fallback.map(|fallback| *fallback.as_bytes()),
             identity: state.identity.map(|identity| *identity.as_bytes()),
@@ -164,10 +168,11 @@ impl SealedBody {
         Ok(State {
             refresh_token: self.refresh_token.map(|token| token.0),
             refused: self.refused.into_iter().map(RefreshTokenHash::from_bytes).collect(),
-            doubt: self.doubt.map(|WrittenDoubt { token, is_unanswered, refusals }| Doubt {
+            doubt: self.doubt.map(|WrittenDoubt { token, is_unanswered, refusals, is_under_way }| Doubt {
                 token: RefreshTokenHash::from_bytes(token),
                 is_unanswered,
                 refusals,
+                is_under_way,
             }),
             refresh_token_end: self.refresh_token_end.map(|WrittenEnd { left, lifetime, is_final }| {
                 let passed = elapsed.longest.unwrap_or(elapsed.shortest);
@@ -311,6 +316,7 @@ mod tests {
                 token: RefreshTokenHash::from_bytes([255; 32]),
                 is_unanswered: false,
                 refusals: u32::MAX,
+                is_under_way: false,
             }),
             refresh_token_end: Some(RefreshTokenEnd {
                 at: Moment::from_nanos(u64::MAX),

@@ -40,7 +40,7 @@ const CHECKSUM_BYTES: usize = 32;
 
 /// Encodes and decodes one credential's states.
 #[derive(Debug)]
-pub(super) struct Format {
+pub(in crate::token) struct Format {
     identity: Identity,
     keys: StateKeys,
     /// The file's name, without its folder.
@@ -51,28 +51,38 @@ pub(super) struct Format {
 
 /// A decoded state file.
 #[derive(Debug)]
-pub(super) struct Decoded {
-    pub(super) state: State,
+pub(in crate::token) struct Decoded {
+    pub(in crate::token) state: State,
     /// The number of the write.
-    pub(super) sequence: u64,
+    pub(in crate::token) sequence: u64,
     /// Whether the state is encrypted under a previous key.
-    pub(super) has_old_key: bool,
+    pub(in crate::token) has_old_key: bool,
     /// The contents, in words, of a state of another client or server. Such a state is discarded, and
     /// [`Decoded::state`] is then empty.
-    pub(super) discarded: Option<String>,
+    pub(in crate::token) discarded: Option<String>,
 }
 
 impl Format {
-    pub(super) fn new(identity: Identity, keys: StateKeys, name: &[u8], longest_wait: Duration) -> Self {
+    pub(in crate::token) fn new(
+        identity: Identity,
+        keys: StateKeys,
+        name: &[u8],
+        longest_wait: Duration,
+    ) -> Self {
         Self { identity, keys, name: name.to_owned(), longest_wait }
     }
 
     /// Whether tokens are written, which takes a key.
-    pub(super) fn keeps_tokens(&self) -> bool {
+    pub(in crate::token) fn keeps_tokens(&self) -> bool {
         self.keys.current().is_some()
     }
 
-    pub(super) fn write(&self, state: &State, sequence: u64, now: Stamp) -> Result<Vec<u8>, SaveError> {
+    pub(in crate::token) fn write(
+        &self,
+        state: &State,
+        sequence: u64,
+        now: Stamp,
+    ) -> Result<Vec<u8>, SaveError> {
         match self.keys.current() {
             Some(key) => {
                 let body = body::to_bytes(&SealedBody::new(state, now), state).ok_or(SaveError::Seal)?;
@@ -90,7 +100,7 @@ impl Format {
         }
     }
 
-    pub(super) fn seal(
+    pub(in crate::token) fn seal(
         &self,
         key: &StateKey,
         sequence: u64,
@@ -132,7 +142,11 @@ impl Format {
     /// # Errors
     ///
     /// [`StateRefusal`].
-    pub(super) fn read_or_discard(&self, bytes: &[u8], now: &Stamp) -> Result<Decoded, StateRefusal> {
+    pub(in crate::token) fn read_or_discard(
+        &self,
+        bytes: &[u8],
+        now: &Stamp,
+    ) -> Result<Decoded, StateRefusal> {
         let read = self.read(bytes, now);
         if !matches!(read, Err(StateRefusal::Foreign)) {
             return read;
@@ -147,7 +161,7 @@ impl Format {
         }
     }
 
-    pub(super) fn read(&self, bytes: &[u8], now: &Stamp) -> Result<Decoded, StateRefusal> {
+    pub(in crate::token) fn read(&self, bytes: &[u8], now: &Stamp) -> Result<Decoded, StateRefusal> {
         let header = read_header(bytes)?;
         if header.identity != *self.identity.as_bytes() {
             return Err(StateRefusal::Foreign);

@@ -13,19 +13,19 @@
 //! - [`atomic_file`], [`lock`] and [`disk`]: replacing a file as a whole, keeping others out, and the system calls for both;
 //! - [`mod@error`]: why a state is not opened, not accepted, or not written.
 
-pub(super) mod age;
+pub(in crate::token) mod age;
 pub(in crate::token) mod atomic_file;
 pub(super) mod body;
 pub(super) mod disk;
-pub(super) mod error;
+pub(in crate::token) mod error;
 pub mod file;
-pub(super) mod format;
+pub(in crate::token) mod format;
 #[cfg(feature = "fuzzing")]
 pub(in crate::token) mod fuzzing;
 pub(super) mod inspect;
 pub(super) mod lock;
 mod open;
-pub(super) mod record;
+pub(in crate::token) mod record;
 pub(super) mod retire;
 
 use std::path::PathBuf;

@@ -96,12 +96,14 @@ pub struct Doubt {
     pub is_unanswered: bool,
     /// How often in a row the server has refused the token, perhaps in passing.
     pub refusals: u32,
+    /// Whether the latest request is under way, or its process has ended in the middle.
+    pub is_under_way: bool,
 }
 
 impl Doubt {
     /// The doubt while a first request with this token is under way.
     pub const fn of_request(token: RefreshTokenHash) -> Self {
-        Self { token, is_unanswered: true, refusals: 0 }
+        Self { token, is_unanswered: true, refusals: 0, is_under_way: true }
     }
 }
 

@@ -98,7 +98,8 @@ impl World {
         after: Config,
     ) -> OneRefresher {
         let in_force = [(Arc::clone(before), source.clone())];
-        let Ok(plan) = plan_one(&after, &in_force, &Trust::default(), &Events::default(), self.clock) else {
+        let Ok(plan) = plan_one(&after, &in_force, &Trust::default(), (&Events::default(), None), self.clock)
+        else {
             return refresher;
         };
         if plan.vacated().is_some() {

@@ -46,6 +46,7 @@ tables! {
         hidden password: SecretSource,
         hidden refresh_token: SecretSource,
         shown max_rotations: u64,
+        shown rotation_grace: Duration,
         hidden subject_token: SecretSource,
         shown subject_token_type: String,
         shown audience: String,

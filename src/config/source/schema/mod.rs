@@ -6,6 +6,7 @@
 mod credential;
 mod route;
 mod server;
+mod shared_store;
 mod telemetry;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub(in crate::config) use self::credential::{
 };
 pub(in crate::config) use self::route::{Breaker, Headers, Retry429, Route, Routes};
 pub(in crate::config) use self::server::{Admin, Health, Limits, Server, Tls};
+pub(in crate::config) use self::shared_store::Shared;
 pub(in crate::config) use self::telemetry::{Audit, Log, Tracing, Webhook, Webhooks};
 
 /// Strings, each with its place.
@@ -37,6 +39,7 @@ tables! {
         hidden server: Server,
         hidden health: Health,
         hidden admin: Admin,
+        hidden shared: Shared,
         hidden credentials: Credentials,
         hidden routes: Routes,
         hidden log: Log,

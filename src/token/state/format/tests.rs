@@ -39,6 +39,7 @@ fn state() -> State {
             token: RefreshTokenHash::of(&SecretString::from(SECRETS[0])),
             is_unanswered: true,
             refusals: 1,
+            is_under_way: false,
         }),
         refresh_token_end: Some(RefreshTokenEnd {
             at: at(20_000),

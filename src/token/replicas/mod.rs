@@ -1,0 +1,447 @@
+//! A credential's record in the store that the replicas share.
+//!
+//! The record is the credential's [`State`], sealed. A refresher makes a token request only while it holds the *lease* of
+//! the record, and every write says which number it replaces (compare and set), so a refresher that lost its lease unnoticed
+//! overwrites nothing. A token request is preceded by a write, and its answer is written before its token is used. All other
+//! replicas adopt what was written.
+//!
+//! The request path never comes here. While the store is away, a refresher whose grant spends nothing goes on alone, with its
+//! part of the quota.
+//!
+//! From top to bottom: [`handle`], the store of one configuration as all refreshers use it; `redis`, a store in Redis or Valkey;
+//! `record`, a record as bytes; [`mod@store`], what a store must be able to do.
+
+pub mod handle;
+mod record;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(test)]
+pub(in crate::token) mod simulated;
+pub mod store;
+
+use std::time::Duration;
+
+use futures_util::future::select_all;
+use tokio::sync::watch;
+use tracing::{debug, error};
+
+pub use self::handle::{Settings, Shared, SharedStatus};
+
+use self::handle::Lease;
+use self::record::{Place, StoreTime, places};
+use self::store::{Seen, StoreError, Take, Write, Written};
+use super::fingerprint::Fingerprints;
+use super::state::file::State;
+use crate::causes::in_one_line;
+use crate::clock::{Clock, Moment};
+use crate::config::{Credential, WhenAway};
+use crate::telemetry::throttle::OnChange;
+
+/// How long a lease lasts unless it is renewed.
+const LEASE: Duration = Duration::from_secs(5);
+/// The shortest rest of a lease with which a token request begins.
+const LEAST_LEASE: Duration = Duration::from_secs(1);
+/// How often a refresher reads its record although nothing was announced.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// The longest wait for the lease of another before the record is read again.
+const LEASE_RECHECK: Duration = Duration::from_secs(1);
+/// How long a refresher waits for a record before it uses a configured refresh token.
+const FIRST_LOOK: Duration = Duration::from_secs(7);
+/// How long after a failed operation no other is tried.
+const AWAY_RECHECK: Duration = Duration::from_secs(1);
+/// How long the store keeps a record after everything in it has ended.
+const KEEP_AFTER_END: Duration = Duration::from_hours(24);
+/// How often a write is repeated that finds a store without memory.
+const WRITE_ATTEMPTS: usize = 3;
+
+/// One refresher's side of a credential's record.
+#[derive(Debug)]
+pub struct SharedRecord {
+    shared: Shared,
+    credential: String,
+    holder: String,
+    /// One for each key. All of them are taken and written, so that replicas with either key exclude one another while the
+    /// key is replaced.
+    places: Vec<Place>,
+    /// The announcements of each place.
+    announced: Vec<watch::Receiver<()>>,
+    /// The number of the record that the state in memory is.
+    number: u64,
+    /// Whether the state in memory was changed without the store.
+    is_ahead: bool,
+    /// Whether this refresher has written the latest answer of the token endpoint.
+    is_latest_ours: bool,
+    /// When this refresher began.
+    begun: Moment,
+    lease: Option<Lease>,
+    /// The highest fence that was seen.
+    fence: u64,
+    /// The store's time, as of the latest answer.
+    time: StoreTime,
+    /// Until when another holder has the lease.
+    taken_until: Moment,
+    /// Before this moment, the store is not asked again.
+    away_until: Moment,
+    /// Whether the store did not answer last time.
+    is_away: bool,
+    /// When the store answered again after it was away.
+    returned: Option<Moment>,
+    /// When to read the record next.
+    look_at: Moment,
+    /// A state whose write came too late.
+    late: Option<Box<State>>,
+    /// Why the record cannot be read.
+    trouble: OnChange<Option<String>>,
+    clock: Clock,
+}
+
+/// Whether a token request may be made, as far as the other replicas are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// This refresher holds the lease.
+    Mine,
+    /// The lease may be free.
+    Open,
+    /// Another holds the lease, until this moment at least.
+    Other(Moment),
+    /// The store is away.
+    Away,
+}
+
+/// What became of a state that was to be shared.
+#[derive(Debug)]
+pub(super) enum Share {
+    /// The state is in the store.
+    Done,
+    /// Another replica has written before. Its state, unless that cannot be read.
+    Lost(Option<Box<State>>),
+    /// The store is away: the state is written when the store is back.
+    Away,
+}
+
+impl SharedRecord {
+    /// The record of a credential, of which nothing is known yet.
+    pub fn new(shared: Shared, credential: &Credential, clock: Clock) -> Self {
+        let places = places(shared.keys(), credential);
+        Self {
+            announced: places.iter().map(|place| shared.store().watch(&place.name)).collect(),
+            places,
+            credential: credential.name.clone(),
+            holder: shared.another_holder(),
+            shared,
+            number: 0,
+            is_ahead: false,
+            is_latest_ours: false,
+            begun: clock.now(),
+            lease: None,
+            fence: 0,
+            time: StoreTime::default(),
+            taken_until: Moment::default(),
+            away_until: Moment::default(),
+            is_away: false,
+            returned: None,
+            look_at: clock.now(),
+            late: None,
+            trouble: OnChange::default(),
+            clock,
+        }
+    }
+
+    /// The fingerprints of tokens, which are the same in all replicas.
+    pub(super) fn fingerprints(&self) -> Fingerprints {
+        Fingerprints::keyed(self.shared.keys()[0].fingerprint_key())
+    }
+
+    /// Whether a token request may be made now.
+    pub(super) fn turn(&self) -> Turn {
+        let now = self.clock.now();
+        match &self.lease {
+            Some(lease) if lease.lasts(LEAST_LEASE) => Turn::Mine,
+            _ if now < self.away_until => Turn::Away,
+            None if now < self.taken_until => Turn::Other(self.taken_until),
+            _ => Turn::Open,
+        }
+    }
+
+    /// When to read the record next, also without an announcement.
+    pub(super) const fn look_at(&self) -> Moment {
+        self.look_at
+    }
+
+    /// Whether the store has the state in memory.
+    pub(super) const fn is_written(&self) -> bool {
+        self.number > 0 && !self.is_ahead
+    }
+
+    /// From when on the record may be taken for the latest one: after the start, and after an outage in which the last holder
+    /// may have gone on alone, the replicas that know better are given time to write it. `None` if it may be at once.
+    pub(super) fn known_from(&self) -> Option<Moment> {
+        let is_behind = self.number == 0;
+        let may_be_behind = self.shared.when_away() == WhenAway::LastHolder && !self.is_latest_ours;
+        let since = if is_behind { Some(self.begun) } else { self.returned.filter(|_| may_be_behind) };
+        since.map(|since| since + FIRST_LOOK).filter(|from| self.clock.now() < *from)
+    }
+
+    /// Whether a refresh token may be used although the store is away.
+    pub(super) fn may_go_on_alone(&self) -> bool {
+        match self.shared.when_away() {
+            WhenAway::Stop => false,
+            WhenAway::LastHolder => self.is_latest_ours,
+        }
+    }
+
+    /// Among how many replicas the quota is divided while the store is away.
+    pub(super) fn replicas(&self) -> u64 {
+        self.shared.replicas()
+    }
+
+    /// Takes a state whose write came too late: it may hold the refresh token that the server accepts.
+    pub(super) fn take_late(&mut self) -> Option<State> {
+        self.late.take().map(|late| *late)
+    }
+
+    /// Waits until the record may have been written by another replica.
+    ///
+    /// # Cancel safety
+    ///
+    /// An announcement that arrives while nobody waits is kept for the next call.
+    pub(super) async fn changed(&mut self) {
+        if self.announced.is_empty() {
+            return std::future::pending().await;
+        }
+        let waits = self.announced.iter_mut().map(|announced| {
+            Box::pin(async {
+                if announced.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            })
+        });
+        select_all(waits).await;
+    }
+
+    /// Takes the lease unless another holder has it, and reads the record. Answers a later state than `ours`, the state in
+    /// memory, if the record is one.
+    pub(super) async fn take(&mut self, ours: &State) -> Option<State> {
+        self.give_back().await;
+        let first = self.clock.now();
+        let (mut taken, mut found) = (Vec::new(), None);
+        for at in 0..self.places.len() {
+            let (sent, name) = (self.clock.now(), self.places[at].name.clone());
+            let known = self.known(at);
+            let request = Take { holder: &self.holder, ttl: LEASE, known, fence: self.fence };
+            let answer = self.shared.store().take(&name, request).await;
+            let Ok(answer) = answer.map_err(|error| self.away(&error)) else {
+                self.release(&taken).await;
+                return None;
+            };
+            self.here(&answer.seen);
+            found = later(found, self.understand(at, &answer.seen, sent));
+            match answer.lease {
+                Ok(fence) => {
+                    self.fence = self.fence.max(fence);
+                    self.shared.fenced(fence);
+                    taken.push(name);
+                }
+                Err(left) => {
+                    self.taken_until = self.clock.now() + left.min(LEASE_RECHECK);
+                    self.release(&taken).await;
+                    return self.accept(found);
+                }
+            }
+        }
+        self.lease = Some(Lease::new(&self.shared, self.holder.clone(), taken, first));
+        self.settle(found, ours).await
+    }
+
+    /// Gives the lease back, if it is held.
+    pub(super) async fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            let places = lease.places().to_vec();
+            drop(lease);
+            self.release(&places).await;
+        }
+    }
+
+    /// Reads the record. Answers a later state than `ours`, the state in memory, if the record is one; where the record is
+    /// the earlier one, because the store was away or has lost its memory, ours is written.
+    pub(super) async fn look(&mut self, ours: &State) -> Option<State> {
+        self.look_at = self.clock.now() + POLL_INTERVAL.mul_f64(1.0 - fastrand::f64() / 5.0);
+        if self.clock.now() < self.away_until {
+            self.look_at = self.away_until;
+            return None;
+        }
+        let mut found = None;
+        for at in 0..self.places.len() {
+            let sent = self.clock.now();
+            let answer = self.shared.store().read(&self.places[at].name, self.known(at)).await;
+            let seen = answer.map_err(|error| self.away(&error)).ok()?;
+            self.here(&seen);
+            found = later(found, self.understand(at, &seen, sent));
+        }
+        self.settle(found, ours).await
+    }
+
+    /// Shares a state. A state is *announced* when it answers a token request.
+    pub(super) async fn write(&mut self, state: &State, is_announced: bool) -> Share {
+        if self.clock.now() < self.away_until {
+            self.number += 1;
+            self.is_ahead = true;
+            return Share::Away;
+        }
+        let seen = self.places.iter().map(|place| place.seen).max().unwrap_or_default();
+        self.number = self.number.max(seen) + 1;
+        let written = self.put(state, is_announced).await;
+        match &written {
+            Share::Done if is_announced => {
+                self.is_latest_ours = true;
+                self.shared.won();
+            }
+            Share::Done => {}
+            Share::Lost(_) => self.shared.conflict(),
+            Share::Away => self.is_ahead = true,
+        }
+        written
+    }
+
+    /// Writes a state under the present number to every place that has not got it.
+    async fn put(&mut self, state: &State, is_announced: bool) -> Share {
+        for at in 0..self.places.len() {
+            for attempt in 1.. {
+                let now = self.clock.now();
+                let record = match self.places[at].seal(state, self.number, self.time, now) {
+                    Ok(record) => record,
+                    Err(why) => {
+                        self.note(Some(why));
+                        return Share::Away;
+                    }
+                };
+                let place = &self.places[at];
+                let keep = state.refresh_token.is_none().then(|| KEEP_AFTER_END + rest(state, now));
+                let write = Write {
+                    expected: place.seen,
+                    number: self.number,
+                    record: &record,
+                    keep,
+                    is_announced,
+                    keeps_late: is_announced && state.refresh_token.is_some(),
+                };
+                let seen = match self.shared.store().write(&place.name, write).await {
+                    Ok(Written::Done) => {
+                        self.places[at].seen = self.number;
+                        break;
+                    }
+                    Ok(Written::Lost(seen)) => seen,
+                    Err(error) => {
+                        self.away(&error);
+                        return Share::Away;
+                    }
+                };
+                self.here(&seen);
+                let found = self.understand(at, &seen, now);
+                // The store has lost its memory since it was read.
+                if seen.number < self.number && attempt < WRITE_ATTEMPTS {
+                    continue;
+                }
+                return Share::Lost(found.map(|(number, state)| {
+                    self.number = number;
+                    Box::new(state)
+                }));
+            }
+        }
+        self.is_ahead = false;
+        Share::Done
+    }
+
+    /// Adopts what was found, or writes ours where it is later.
+    async fn settle(&mut self, found: Option<(u64, State)>, ours: &State) -> Option<State> {
+        let theirs = self.accept(found);
+        let is_behind = self.places.iter().any(|place| place.seen < self.number);
+        if theirs.is_none() && is_behind && matches!(self.put(ours, true).await, Share::Done) {
+            self.shared.repaired();
+            debug!(credential = self.credential, number = self.number, "shared record restored");
+        }
+        theirs
+    }
+
+    /// Takes the found state, if it is later than the one in memory, or as late and the store's.
+    fn accept(&mut self, found: Option<(u64, State)>) -> Option<State> {
+        let is_later = |number: u64| number > self.number || (number == self.number && self.is_ahead);
+        let (number, state) = found.filter(|(number, _)| is_later(*number))?;
+        (self.number, self.is_ahead, self.is_latest_ours) = (number, false, false);
+        self.shared.adopted();
+        Some(state)
+    }
+
+    /// The state of a place as it was seen, with its number.
+    fn understand(&mut self, at: usize, seen: &Seen, sent: Moment) -> Option<(u64, State)> {
+        let place = &mut self.places[at];
+        place.seen = seen.number;
+        if let Some(late) = place.open_late(seen, sent) {
+            self.late = Some(Box::new(late));
+        }
+        match self.places[at].open(seen, sent)? {
+            Ok(state) => {
+                self.note(None);
+                Some((seen.number, state))
+            }
+            Err(refusal) => {
+                self.note(Some(in_one_line(&refusal)));
+                None
+            }
+        }
+    }
+
+    /// The number whose record need not be sent.
+    fn known(&self, at: usize) -> u64 {
+        let seen = self.places[at].seen;
+        if self.is_ahead || seen != self.number || self.trouble.current().is_some() { 0 } else { seen }
+    }
+
+    async fn release(&self, places: &[String]) {
+        for place in places {
+            if let Err(error) = self.shared.store().give_back(place, &self.holder).await {
+                debug!(%error, "lease not given back");
+            }
+        }
+    }
+
+    fn here(&mut self, seen: &Seen) {
+        self.time = StoreTime { now: seen.now, at: self.clock.now() };
+        self.away_until = Moment::default();
+        if std::mem::take(&mut self.is_away) {
+            self.returned = Some(self.clock.now());
+        }
+        self.shared.here();
+    }
+
+    fn away(&mut self, error: &StoreError) {
+        self.away_until = self.clock.now() + AWAY_RECHECK;
+        self.is_away = true;
+        self.shared.away(error);
+    }
+
+    /// Logs that the record becomes unreadable, or readable again.
+    fn note(&mut self, trouble: Option<String>) {
+        if self.trouble.begins(trouble) {
+            let error = self.trouble.current().as_deref();
+            error!(credential = self.credential, error, "shared record not usable");
+        }
+    }
+}
+
+/// The later one of two states.
+fn later(one: Option<(u64, State)>, other: Option<(u64, State)>) -> Option<(u64, State)> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(if one.0 < other.0 { other } else { one }),
+        (one, other) => one.or(other),
+    }
+}
+
+/// How long something in the state lasts that the replicas need.
+fn rest(state: &State, now: Moment) -> Duration {
+    let token = state.access_token.as_ref().map(crate::token::AccessToken::expires);
+    let limiter = state.limiter;
+    let barrier = limiter.blocked.map(|blocked| blocked.until);
+    let ends = [token, barrier, Some(limiter.quota_full_at), Some(limiter.forced_quota_full_at)];
+    ends.into_iter().flatten().map(|end| now.until(end)).max().unwrap_or_default()
+}

@@ -1,0 +1,249 @@
+//! A shared store in Redis or Valkey.
+//!
+//! One connection carries all operations and, by RESP3, the announcements of other replicas. A task of its own connects, and
+//! connects anew: no operation waits for that, except for the first connection after the start.
+
+mod connector;
+mod scripts;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation, ServerErrorKind};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+pub use self::connector::{Address, IllegalAddress};
+use self::connector::{Connector, Link};
+use super::store::{MAX_RECORD_BYTES, Operation, Seen, SharedStore, StoreError, Take, Taken, Write, Written};
+
+/// How long the first operations wait for the first connection.
+const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// For how long a replica counts after its last heartbeat.
+const HEARTBEAT_LASTS: Duration = Duration::from_secs(15);
+
+/// A shared store in Redis or Valkey.
+#[derive(Debug)]
+pub struct RedisStore {
+    prefix: String,
+    operation_timeout: Duration,
+    link: watch::Receiver<Link>,
+    broken: Arc<tokio::sync::Notify>,
+    announcements: Announcements,
+    scripts: Scripts,
+    /// The task that connects, which ends with this.
+    _connector: JoinSet<()>,
+}
+
+/// Who is told of which place.
+#[derive(Clone, Debug, Default)]
+struct Announcements(Arc<Mutex<HashMap<String, watch::Sender<()>>>>);
+
+struct Scripts {
+    take: Script,
+    renew: Script,
+    give_back: Script,
+    read: Script,
+    write: Script,
+    beat: Script,
+}
+
+impl std::fmt::Debug for Scripts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scripts").finish_non_exhaustive()
+    }
+}
+
+/// A place as the scripts answer it: time, number, record, late record.
+type Read = (u64, u64, Option<Vec<u8>>, Option<Vec<u8>>);
+
+impl RedisStore {
+    /// A store at this address, whose keys begin with the prefix. Connects on the current runtime.
+    pub fn new(address: Address, prefix: &str, operation_timeout: Duration) -> Self {
+        let announcements = Announcements::default();
+        let channel = format!("{prefix}changed");
+        let (connector, link) = Connector::new(address, channel, announcements.clone());
+        let broken = connector.broken();
+        let mut task = JoinSet::new();
+        task.spawn(connector.run());
+        Self {
+            prefix: prefix.to_owned(),
+            operation_timeout,
+            link,
+            broken,
+            announcements,
+            scripts: Scripts {
+                take: Script::new(scripts::TAKE),
+                renew: Script::new(scripts::RENEW),
+                give_back: Script::new(scripts::GIVE_BACK),
+                read: Script::new(scripts::READ),
+                write: Script::new(scripts::WRITE),
+                beat: Script::new(scripts::BEAT),
+            },
+            _connector: task,
+        }
+    }
+
+    /// A key of a place. All keys of a place have one hash tag, and so are on one node of a cluster.
+    fn key(&self, place: &str, name: &str) -> String {
+        format!("{}{{{place}}}:{name}", self.prefix)
+    }
+
+    fn channel(&self) -> String {
+        format!("{}changed", self.prefix)
+    }
+
+    /// Runs a script within the operation's time.
+    async fn run<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, StoreError> {
+        let mut connection = self.connection().await?;
+        let answer = timeout(self.operation_timeout, invocation.invoke_async(&mut connection)).await;
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                if must_connect_anew(&error) {
+                    self.broken.notify_one();
+                }
+                Err(said(&error))
+            }
+            Err(_) => Err(StoreError::Away(format!("no answer within {:?}", self.operation_timeout))),
+        }
+    }
+
+    async fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
+        let mut link = self.link.clone();
+        let known = link.wait_for(|link| !matches!(link, Link::Beginning));
+        let not_yet = || StoreError::Away("not connected yet".to_owned());
+        match timeout(FIRST_CONNECTION_TIMEOUT, known).await {
+            Ok(Ok(link)) => match &*link {
+                Link::Connected(connection) => Ok(connection.clone()),
+                Link::Away(error) => Err(error.clone()),
+                Link::Beginning => Err(not_yet()),
+            },
+            Ok(Err(_)) | Err(_) => Err(not_yet()),
+        }
+    }
+}
+
+/// The error as operators see it. Servers do not repeat arguments in their errors, except for the names of commands and users.
+fn said(error: &RedisError) -> StoreError {
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::AuthenticationFailed
+        | ErrorKind::InvalidClientConfig
+        | ErrorKind::Server(ServerErrorKind::NoPerm) => StoreError::Refused(text),
+        _ => StoreError::Away(text),
+    }
+}
+
+/// Whether another connection may help: this one has ended, or leads to a server that is no primary any more.
+fn must_connect_anew(error: &RedisError) -> bool {
+    let is_moved = matches!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::Moved)
+    );
+    is_moved || (error.is_unrecoverable_error() && !error.is_timeout())
+}
+
+fn seen((now, number, record, late): Read) -> Seen {
+    Seen { now: Duration::from_micros(now), number, record, late }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+impl SharedStore for RedisStore {
+    fn take<'a>(&'a self, place: &'a str, request: Take<'a>) -> Operation<'a, Taken> {
+        async move {
+            let mut script = self.scripts.take.prepare_invoke();
+            for name in ["lease", "fence", "record"] {
+                script.key(self.key(place, name));
+            }
+            script.arg(request.holder).arg(milliseconds(request.ttl)).arg(request.known);
+            script.arg(MAX_RECORD_BYTES).arg(request.fence);
+            let (is_mine, number, read): (bool, i64, Read) = self.run(&script).await?;
+            let number = u64::try_from(number).unwrap_or_default();
+            let lease = if is_mine { Ok(number) } else { Err(Duration::from_millis(number)) };
+            Ok(Taken { lease, seen: seen(read) })
+        }
+        .boxed()
+    }
+
+    fn renew<'a>(&'a self, place: &'a str, holder: &'a str, ttl: Duration) -> Operation<'a, bool> {
+        async move {
+            let mut script = self.scripts.renew.key(self.key(place, "lease"));
+            self.run(script.arg(holder).arg(milliseconds(ttl))).await
+        }
+        .boxed()
+    }
+
+    fn give_back<'a>(&'a self, place: &'a str, holder: &'a str) -> Operation<'a, ()> {
+        async move {
+            let mut script = self.scripts.give_back.key(self.key(place, "lease"));
+            let _: bool = self.run(script.arg(holder).arg(self.channel()).arg(place)).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn read<'a>(&'a self, place: &'a str, known: u64) -> Operation<'a, Seen> {
+        async move {
+            let mut script = self.scripts.read.key(self.key(place, "record"));
+            let read: Read = self.run(script.arg(known).arg(MAX_RECORD_BYTES)).await?;
+            Ok(seen(read))
+        }
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, place: &'a str, write: Write<'a>) -> Operation<'a, Written> {
+        async move {
+            let mut script = self.scripts.write.key(self.key(place, "record"));
+            script.arg(write.expected).arg(write.number).arg(write.record);
+            script.arg(write.keep.map_or(0, milliseconds));
+            script.arg(u8::from(write.is_announced)).arg(u8::from(write.keeps_late)).arg(MAX_RECORD_BYTES);
+            script.arg(self.channel()).arg(place);
+            let (is_done, read): (bool, Read) = self.run(&script).await?;
+            Ok(if is_done { Written::Done } else { Written::Lost(seen(read)) })
+        }
+        .boxed()
+    }
+
+    fn beat<'a>(&'a self, replica: &'a str) -> Operation<'a, u64> {
+        async move {
+            let mut script = self.scripts.beat.key(format!("{}replicas", self.prefix));
+            self.run(script.arg(replica).arg(milliseconds(HEARTBEAT_LASTS))).await
+        }
+        .boxed()
+    }
+
+    fn watch(&self, place: &str) -> watch::Receiver<()> {
+        let mut watches = self.announcements.watches();
+        watches.entry(place.to_owned()).or_insert_with(|| watch::channel(()).0).subscribe()
+    }
+}
+
+impl Announcements {
+    fn watches(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place was written.
+    fn of(&self, place: &str) {
+        if let Some(watch) = self.watches().get(place) {
+            watch.send_replace(());
+        }
+    }
+
+    /// Announcements may have been missed.
+    fn all(&self) {
+        let mut watches = self.watches();
+        watches.retain(|_, watch| !watch.is_closed());
+        for watch in watches.values() {
+            watch.send_replace(());
+        }
+    }
+}
