@@ -4,11 +4,13 @@ Files, commands, variables and configuration keys, in the file as it is and with
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ruamel.yaml import YAML
 
@@ -24,14 +26,10 @@ def check(what, holds):
 def with_platform(text, platform):
     """The file as its comments tell to change it: `#` before a key or an item makes a line of that platform."""
     lines = []
-    is_secrets = False
     for line in text.splitlines():
         code = line.lstrip().removeprefix("#")
         is_commented = line.lstrip().startswith("#") and not code.startswith(" ")
-        is_secrets = line == "#secrets:" or (is_secrets and line.startswith("#  "))
-        if is_secrets:
-            line = line[1:]
-        elif is_commented and platform in code:
+        if is_commented and platform in code:
             line = line.replace("#", "", 1)
         if "demo.toml" not in line:
             lines.append(line)
@@ -86,10 +84,11 @@ def check_configuration(name, bearerd, service, secrets):
     """The mounted configuration is valid with the service's environment and the secrets that the service has."""
     source = next(volume.split(":")[0] for volume in service["volumes"] if volume.endswith(":/etc/bearerd/proxy.toml:ro"))
     text = Path(source).read_text()
+    key = subprocess.run([bearerd, "keygen"], check=True, text=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory() as folder:
         for secret in service.get("secrets", []):
             check(f"{name}: {source} does not use the secret {secret}", f"/run/secrets/{secret}" in text)
-            Path(folder, secret).write_text("x")
+            Path(folder, secret).write_text(key if secret.endswith("_key") else "x")
             text = text.replace(f"/run/secrets/{secret}", f"{folder}/{secret}")
         authority = Path(folder, "ca.pem")
         authority.write_text(Path("/etc/ssl/certs/ca-certificates.crt").read_text())
@@ -111,11 +110,45 @@ def check_ports(name, service, configuration):
     check(f"{name}: a port is open to other machines", all(entry.startswith("127.0.0.1:") for entry in service["ports"]))
 
 
-def check_scrape(configuration):
-    prometheus = load(Path("deploy/container/prometheus.yml").read_text())
-    targets = prometheus["scrape_configs"][0]["static_configs"][0]["targets"]
+def scraped():
+    """Service and port of everything that Prometheus scrapes."""
+    (scrape,) = load(Path("deploy/container/prometheus.yml").read_text())["scrape_configs"]
+    by_name = ((name, str(entry["port"])) for entry in scrape["dns_sd_configs"] for name in entry["names"])
+    return {tuple(target.split(":")) for entry in scrape["static_configs"] for target in entry["targets"]} | set(by_name)
+
+
+def check_replicas(name, bearerd, compose):
+    """The services of the profile: replicas of one configuration, on ports of their own, and the store that it names."""
+    profile = {key: one for key, one in compose["services"].items() if "replicas" in one.get("profiles", [])}
+    replicas = {key: one for key, one in profile.items() if image_of_dockerfile(one)}
+    stores = {key: one for key, one in profile.items() if key not in replicas}
+    check(f"{name}: the profile has {list(replicas)} and {list(stores)}", (len(replicas), len(stores)) == (2, 1))
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    check(f"{name}: a port is published twice: {ports}", len(set(ports)) == len(ports))
+    for key, service in replicas.items():
+        configuration = check_configuration(f"{name}: {key}", bearerd, service, compose["secrets"])
+        check_ports(name, service, configuration)
+        check_scrape(name, key, configuration)
+        shared = configuration["shared"]
+        check(f"{name}: {key} shares with {shared['url']}", urlsplit(shared["url"]).hostname in stores)
+        check(f"{name}: hosts of {key}", {key, "localhost"} <= set(configuration["server"]["hosts"]))
+        only_ports = {**service, "ports": None} == {**next(iter(replicas.values())), "ports": None}
+        check(f"{name}: {key} differs from the other replica in more than its port", only_ports)
+    for key, store in stores.items():
+        check(f"{name}: {key} publishes a port", "ports" not in store)
+        check(f"{name}: {key} is not confined", (store["read_only"], store["cap_drop"]) == (True, ["ALL"]))
+        check(f"{name}: {key} may forget", "noeviction" in store["command"])
+
+
+def check_images(name, compose):
+    for key, service in compose["services"].items():
+        pinned = re.fullmatch(r"docker\.io/[a-z/]+:[\d.v]+@sha256:[0-9a-f]{64}", service["image"])
+        check(f"{name}: {key} has the image {service['image']}", image_of_dockerfile(service) or pinned)
+
+
+def check_scrape(name, service, configuration):
     port = configuration["health"]["listen"].split(":")[1]
-    check(f"Prometheus scrapes {targets}, and bearerd serves metrics on port {port}", targets == [f"bearerd:{port}"])
+    check(f"{name}: Prometheus scrapes {scraped()}, and not {service}:{port}", (service, port) in scraped())
 
 
 def check_grafana(compose):
@@ -144,8 +177,10 @@ def main(bearerd):
         service = compose["services"]["bearerd"]
         configuration = check_configuration(name, bearerd, service, compose.get("secrets", {}))
         check_ports(name, service, configuration)
-        check_scrape(configuration)
+        check_scrape(name, "bearerd", configuration)
         check_grafana(compose)
+        check_images(name, compose)
+        check_replicas(name, bearerd, compose)
         check(f"{name}: the secrets of the platform", name == "as shipped" or service.get("secrets"))
     for failure in failures:
         print(failure)
