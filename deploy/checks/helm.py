@@ -37,6 +37,14 @@ REFUSED = [
     {"networkPolicy": {"callers": [{}]}},
     {"env": [{"value": "x"}]},
     {"state": {"enabled": True}},
+    {"shared": {"enabled": True}},
+    {"shared": {"enabled": True, "url": "https://valkey:6379"}},
+    {"shared": {"enabled": True, "url": "rediss://bearerd:secret@valkey:6379"}},
+    {"shared": {"enabled": True, "url": "rediss://valkey", "key": {"key": ""}}},
+    {"shared": {"enabled": True, "url": "rediss://valkey", "password": "secret"}},
+    {"shared": {"enabled": True, "url": "rediss://valkey", "whenAway": "go on"}},
+    {"shared": {"enabled": True, "url": "rediss://valkey"}, "state": {"enabled": True}},
+    {"shared": {"enabled": True, "url": "rediss://valkey"}, "config": "", "extraConfig": "[server]"},
 ]
 # The chart of an application, with bearerd as its sidecar, as docs/deploy/kubernetes.md shows it.
 APPLICATION = pathlib.Path(__file__).parents[1] / "helm" / "application"
@@ -53,9 +61,13 @@ def documents(chart, values, name):
 def check(chart, values, name, bearerd):
     every, notes = documents(chart, values, name)
     found = kubernetes.validate(every) + workload.faults(every) + workload.run(every, bearerd)
-    secret = workload.Workload(every).mounts["/run/secrets/bearerd"]["secret"]["secretName"]
-    if notes and secret not in notes:
-        found.append(f"the notes do not name the Secret {secret}")
+    mounts = workload.Workload(every).mounts
+    secrets = [mounts["/run/secrets/bearerd"]["secret"]["secretName"]]
+    shared = mounts.get("/run/secrets/bearerd-shared", {"projected": {"sources": []}})["projected"]["sources"]
+    secrets += [f'{one["secret"]["items"][0]["key"]} in "{one["secret"]["name"]}"' for one in shared]
+    for secret in secrets if notes else []:
+        if secret not in notes:
+            found.append(f"the notes do not name the Secret {secret}")
     return found
 
 

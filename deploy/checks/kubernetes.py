@@ -41,6 +41,13 @@ PLANTED = [
     ("login", "Deployment", ("spec", "replicas"), 2),
     ("login", "Deployment", ("spec", "strategy"), {"type": "RollingUpdate"}),
     ("login", "Deployment", (*POD, "terminationGracePeriodSeconds"), 90),
+    ("replicas", "Deployment", ("spec", "strategy", "rollingUpdate", "maxSurge"), 0),
+    ("replicas", "Deployment", ("spec", "strategy"), {"type": "Recreate"}),
+    ("replicas", "Deployment", (*POD, "topologySpreadConstraints"), []),
+    ("replicas", "Deployment", (*POD, "topologySpreadConstraints", 0, "labelSelector", "matchLabels"), {"app": "other"}),
+    ("replicas", "Deployment", (*POD, "volumes", 1), {"name": "secrets", "emptyDir": {}}),
+    ("replicas", "PodDisruptionBudget", ("spec", "maxUnavailable"), 3),
+    ("replicas", "NetworkPolicy", ("spec", "egress", 2, "ports", 0, "port"), 6380),
     ("sidecar", "Deployment", (*POD, "initContainers", 0, "restartPolicy"), "OnFailure"),
 ]
 

@@ -10,10 +10,12 @@ import pathlib
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
 import tomllib
+import urllib.parse
 
 MIB = 1024 * 1024
 ROTATING = ("authorization_code", "refresh_token")
@@ -99,6 +101,13 @@ class Workload:
     def secret_files(self):
         return re.findall(r'file = "([^"]+)"', self.text)
 
+    def is_in_secret(self, file):
+        """Whether a Secret is mounted where the file is, and this file comes from it."""
+        path = pathlib.PurePath(file)
+        volume = self.mounts.get(str(path.parent), {})
+        sources = [one.get("secret", {}) for one in volume.get("projected", {}).get("sources", [])]
+        return "secret" in volume or path.name in [item["path"] for one in sources for item in one.get("items", [])]
+
 
 def selects(selector, labels):
     return bool(selector) and all(labels.get(name) == value for name, value in selector.items())
@@ -148,8 +157,7 @@ def faults(documents):
     if has_state:
         require("persistentVolumeClaim" in load.mounts.get(server["state_dir"], {}), "the state is not on a volume claim")
     for file in load.secret_files():
-        volume = load.mounts.get(str(pathlib.PurePath(file).parent), {})
-        require("secret" in volume, f"{file} is in no Secret")
+        require(load.is_in_secret(file), f"{file} is in no Secret")
     for name in re.findall(r'env = "([^"]+)"', load.text):
         require(name in [one["name"] for one in container.get("env", [])], f"the container has no variable {name}")
 
@@ -206,6 +214,11 @@ def gateway(load, labels, require):
             require(port["port"] in load.ports, f"the NetworkPolicy names the port {port['port']}")
     reached = {(port["port"], port.get("protocol", "TCP")) for rule in spec["egress"] for port in rule["ports"]}
     require({(53, "UDP"), (53, "TCP"), (443, "TCP")} <= reached, "DNS or HTTPS cannot be reached")
+    if store := load.config.get("shared"):
+        url = urllib.parse.urlsplit(store["url"])
+        require((url.port or 6379, "TCP") in reached, f"the store {url.netloc} cannot be reached")
+        require(url.scheme == "rediss", "the password of the store crosses the network in the clear")
+    require(replicas == 1 or store or not load.rotating(), "instances use one refresh token without a store")
     (dns,) = [rule for rule in spec["egress"] if rule["ports"][0]["port"] == 53]
     require(dns["to"][0]["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}, "the DNS servers are not selected")
 
@@ -239,6 +252,15 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def authority():
+    """A certificate authority of this machine that is valid for a year, in PEM."""
+    context, year = ssl.create_default_context(), 365 * 86400
+    for der, certificate in zip(context.get_ca_certs(binary_form=True), context.get_ca_certs()):
+        if ssl.cert_time_to_seconds(certificate["notAfter"]) > time.time() + year:
+            return ssl.DER_cert_to_PEM_cert(der)
+    raise LookupError("no certificate authority of this machine is valid for a year")
+
+
 def get(port, path, host=None):
     """Status and body, or None if nobody answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
@@ -267,7 +289,8 @@ def run(documents, bearerd):
                 if name.parent == pathlib.PurePath(mount):
                     key = base64.b64encode(bytes(32)).decode()
                     secret = place / name.name
-                    secret.write_text(key if "key" in secret.name else "a-secret-of-this-check")
+                    content = key if "key" in secret.name else "a-secret-of-this-check"
+                    secret.write_text(authority() if secret.suffix == ".pem" else content)
                     secret.chmod(0o440)
             text = text.replace(f'"{mount}/', f'"{place}/').replace(f'"{mount}"', f'"{place}"')
             text = text.replace(f"unix:{mount}/", f"unix:{place}/")

@@ -27,10 +27,38 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
+{{/* The name of the Secret with the files of /run/secrets/bearerd. */}}
+{{- define "bearerd.secret" -}}
+{{- .Values.secret | default (include "bearerd.fullname" .) -}}
+{{- end -}}
+
+{{/* [shared] of proxy.toml */}}
+{{- define "bearerd.shared" -}}
+{{- with .Values.shared -}}
+[shared]
+url = {{ .url | quote }}
+{{- with .username }}
+username = {{ . | quote }}
+{{- end }}
+{{- if .password.key }}
+password = { file = "/run/secrets/bearerd-shared/password" }
+{{- end }}
+key = { file = "/run/secrets/bearerd-shared/key" }
+{{- if .ca.key }}
+ca_file = "/run/secrets/bearerd-shared/ca.pem"
+{{- end }}
+{{- if .insecure }}
+insecure = true
+{{- end }}
+when_away = {{ .whenAway | quote }}
+{{- end -}}
+{{- end -}}
+
 {{/* proxy.toml */}}
 {{- define "bearerd.config" -}}
 {{- if .Values.extraConfig -}}
 {{- if .Values.config -}}{{- fail "config and extraConfig exclude each other" -}}{{- end -}}
+{{- if .Values.shared.enabled -}}{{- fail "write [shared] in extraConfig, instead of shared.enabled" -}}{{- end -}}
 {{- .Values.extraConfig | trim -}}
 {{- else -}}
 {{- $name := include "bearerd.fullname" . -}}
@@ -65,6 +93,10 @@ listen = "0.0.0.0:9091"
 
 [admin]
 listen = "unix:/run/bearerd/admin.sock"
+{{- if .Values.shared.enabled }}
+
+{{ include "bearerd.shared" . }}
+{{- end }}
 
 {{ required "write credentials and routes in config, or a whole proxy.toml in extraConfig" .Values.config | trim }}
 {{- end }}
@@ -132,6 +164,11 @@ volumeMounts:
     readOnly: true
   - name: bearerd-run
     mountPath: /run/bearerd
+  {{- if .Values.shared.enabled }}
+  - name: bearerd-shared
+    mountPath: /run/secrets/bearerd-shared
+    readOnly: true
+  {{- end }}
   {{- if .Values.state.enabled }}
   - name: bearerd-state
     mountPath: /var/lib/bearerd
@@ -144,7 +181,7 @@ volumeMounts:
     name: {{ include "bearerd.fullname" . }}
 - name: bearerd-secrets
   secret:
-    secretName: {{ .Values.secret | default (include "bearerd.fullname" .) }}
+    secretName: {{ include "bearerd.secret" . }}
     {{- if eq .Values.mode "gateway" }}
     defaultMode: 0440
     {{- end }}
@@ -152,6 +189,24 @@ volumeMounts:
   emptyDir:
     medium: Memory
     sizeLimit: 1Mi
+{{- if .Values.shared.enabled }}
+- name: bearerd-shared
+  projected:
+    {{- if eq .Values.mode "gateway" }}
+    defaultMode: 0440
+    {{- end }}
+    sources:
+      {{- $files := dict "key" .Values.shared.key "password" .Values.shared.password "ca.pem" .Values.shared.ca }}
+      {{- range $path, $from := $files }}
+      {{- if $from.key }}
+      - secret:
+          name: {{ $from.secret | default (include "bearerd.secret" $) }}
+          items:
+            - key: {{ $from.key }}
+              path: {{ $path }}
+      {{- end }}
+      {{- end }}
+{{- end }}
 {{- if .Values.state.enabled }}
 - name: bearerd-state
   persistentVolumeClaim:
