@@ -21,7 +21,7 @@ use platform::{Answer, Platform, Realm};
 use testkit::harness::world::assert_absent;
 
 /// The value of the recipes' secrets. CXone's access keys end like this.
-pub(crate) const SECRETS: [(&str, &str); 16] = [
+pub(crate) const SECRETS: [(&str, &str); 18] = [
     ("CXONE_CLIENT_SECRET", "cx0ne/secret+with%all&of=it"),
     ("CXONE_DEVTEST_CLIENT_SECRET", "devtest-cx0ne-secret"),
     ("CXONE_ACCESS_KEY_SECRET", "QWNjZXNzS2V5U2VjcmV0T2ZGaWZ0eVNpeENoYXJhY3RlcnMrLw===="),
@@ -38,6 +38,8 @@ pub(crate) const SECRETS: [(&str, &str); 16] = [
     ("SERVICENOW_CLIENT_SECRET", "serv1cenow_secret-of-a-client"),
     ("SERVICENOW_PASSWORD", "serv1cenow-password-of-a-user"),
     ("TALKDESK_CLIENT_SECRET", "talkd3sk_secret-of-a-client"),
+    ("REDIS_PASSWORD", "passw0rd-of-the-store"),
+    ("SHARED_KEY", "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA="),
 ];
 
 fn secret(name: &str) -> &'static str {
@@ -228,7 +230,7 @@ async fn every_recipe_is_valid_and_lists_its_requirements() {
         let mut warnings = output.lines().filter(|line| line.starts_with("warning: "));
         assert!(warnings.all(is_expected), "{file}:\n{output}");
     }
-    assert_eq!(seen, 19);
+    assert_eq!(seen, 20);
 }
 
 fn client_credentials_realm() -> Realm {
@@ -455,6 +457,21 @@ async fn genesys_throttling_with_a_400_is_waited_out_and_revocation_is_denied() 
     let waiting = deployment.get("/api/v2/users").await;
     assert_eq!((waiting.status, waiting.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
     assert!(waiting.get("retry-after").unwrap().parse::<u64>().unwrap() >= 30, "{waiting:?}");
+    assert_eq!(deployment.prepared.platform.run(0).asked.len(), 2);
+    deployment.finish().await;
+}
+
+/// The store of the recipe does not exist: a grant without a refresh token goes on alone.
+#[tokio::test]
+async fn replicas_serve_requests_while_their_store_is_away() {
+    let platform = Platform::start(vec![genesys_realm("mypurecloud.de")], vec![]).await;
+    let deployment = Deployment::start_ready("replicas", platform).await;
+
+    assert_eq!(deployment.get("/api/v2/users").await.status, 200);
+    deployment.prepared.platform.revoke(0);
+    assert_eq!(deployment.get("/api/v2/users").await.status, 200);
+
+    deployment.process.event("shared store lost").await;
     assert_eq!(deployment.prepared.platform.run(0).asked.len(), 2);
     deployment.finish().await;
 }
