@@ -2,7 +2,6 @@
 
 use tokio::task::JoinSet;
 
-use super::StartError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry::Events;
@@ -21,7 +20,7 @@ pub enum SharedError {
 }
 
 /// Whether the store could be set up. Does not connect.
-pub(super) fn check(config: &Config) -> Result<(), StartError> {
+pub(super) fn check(config: &Config) -> Result<(), SharedError> {
     #[cfg(feature = "redis")]
     if let Some(shared) = &config.shared {
         built::address(shared)?;
@@ -38,7 +37,7 @@ pub(super) fn connect(
     events: &Events,
     clock: Clock,
     tasks: &mut JoinSet<&'static str>,
-) -> Result<Option<Shared>, StartError> {
+) -> Result<Option<Shared>, SharedError> {
     #[cfg(feature = "redis")]
     if let Some(shared) = &config.shared {
         let shared = built::connect(shared, instance, events, clock)?;
@@ -56,14 +55,14 @@ pub(super) fn connect(
 
 #[cfg(feature = "redis")]
 mod built {
-    use super::{SharedError, StartError};
+    use super::SharedError;
     use crate::clock::Clock;
     use crate::config;
     use crate::telemetry::Events;
     use crate::token::replicas::redis::{Address, RedisStore};
     use crate::token::replicas::{Settings, Shared};
 
-    pub(super) fn address(shared: &config::Shared) -> Result<Address, StartError> {
+    pub(super) fn address(shared: &config::Shared) -> Result<Address, SharedError> {
         let roots = shared.ca_file.as_ref().map(std::fs::read).transpose();
         let address = Address {
             url: shared.url.to_string(),
@@ -82,7 +81,7 @@ mod built {
         instance: &str,
         events: &Events,
         clock: Clock,
-    ) -> Result<Shared, StartError> {
+    ) -> Result<Shared, SharedError> {
         let store = RedisStore::new(address(shared)?, &shared.prefix, shared.operation_timeout);
         let settings = Settings {
             keys: config::shared_keys(shared),

@@ -236,7 +236,8 @@ async fn a_throttled_credential_is_named_with_its_remedy_and_its_next_attempt() 
     assert!(one["not_before"].is_string() && one["next_attempt_at"].is_string(), "{one}");
     assert_eq!(one["last_error"]["outcome"], "throttled");
     let (_, printed) = command(&world, &[]).await;
-    assert!(printed.contains("attempt in 9 min"), "{printed}");
+    // Up to a second is added at random.
+    assert!(printed.contains("attempt in 9 min") || printed.contains("attempt in 10 min"), "{printed}");
     world.finish().await;
 }
 

@@ -95,8 +95,8 @@ fn all_problems_are_found_in_one_run() {
         [credentials.a]
         token_url = \"http://as.example.com/token\"
         client_secret = { env = \"NOT_THERE\" }
-        [shared]
-        url = \"rediss://localhost\"
+        [pools.all]
+        members = [\"a\"]
         [[routes]]
         upstream = \"ftp://api.example.com\"
         credential = \"b\"
@@ -111,7 +111,7 @@ fn all_problems_are_found_in_one_run() {
         "plain http:// would show the credential to the network",
         "the environment variable NOT_THERE is not set",
         "`client_id` is missing",
-        "`shared` is not supported yet by this version",
+        "`pools` is not supported yet by this version",
         "neither an https:// nor an http:// URL",
         "there is no credential `b`",
     ] {
@@ -481,10 +481,10 @@ fn every_planned_key_is_refused_at_its_place() {
 fn a_planned_section_is_refused() {
     for (text, said) in [
         (
-            format!("[shared]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
-            "`shared` is not supported yet by this version",
+            format!("[pools.a]\nmembers = [\"a\"]\n{CREDENTIAL}{ROUTE}"),
+            "`pools` is not supported yet by this version",
         ),
-        (format!("[shared]\n{CREDENTIAL}{ROUTE}"), "`shared` is not supported yet by this version"),
+        (format!("[callers]\n{CREDENTIAL}{ROUTE}"), "`callers` is not supported yet by this version"),
     ] {
         assert_eq!(refused(&text), [said]);
     }
@@ -492,7 +492,7 @@ fn a_planned_section_is_refused() {
 
 #[test]
 fn an_override_of_a_planned_key_is_refused() {
-    for (variable, key) in [("BEARERD_SHARED__PATH", "shared"), ("BEARERD_SHARED__URL", "shared")] {
+    for (variable, key) in [("BEARERD_POOLS__A", "pools"), ("BEARERD_CALLERS__A", "callers")] {
         let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, "hunter2").unwrap_err();
         let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
         assert_eq!(problem.title, format!("`{key}` is not supported yet by this version"));

@@ -401,6 +401,10 @@ mod tests {
             [
                 ".server.required_header",
                 ".admin.token",
+                ".shared.url",
+                ".shared.password",
+                ".shared.key",
+                ".shared.key_previous",
                 ".credentials.client_secret",
                 ".credentials.client_secret_next",
                 ".credentials.assertion.key",

@@ -439,6 +439,7 @@ mod tests {
             (no_token_error(Reason::EndpointUnavailable, Some(1)), 503, "token_endpoint_unavailable"),
             (no_token_error(Reason::EndpointRateLimited, Some(7)), 503, "token_endpoint_rate_limited"),
             (no_token_error(Reason::QuotaExhausted, Some(7)), 503, "token_quota_exhausted"),
+            (no_token_error(Reason::SharedStoreUnavailable, Some(1)), 503, "shared_store_unavailable"),
             (no_token_error(Reason::ClientRejected, None), 503, "client_rejected"),
             (no_token_error(Reason::ReauthorizationRequired, None), 503, "reauthorization_required"),
             (no_token_error(Reason::RotationLimit, None), 503, "rotation_limit"),

@@ -243,7 +243,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         let turn = self.turn();
         let is_free = self.limiter.blocked().is_none_or(|blocked| blocked.until <= now);
-        if let Some(step) = self.waits_for_replicas(turn).filter(|_| self.is_ordered || is_free) {
+        let waits = if self.is_ordered || is_free { self.waits_for_replicas(turn) } else { None };
+        if let Some(step) = waits {
             return step;
         }
         self.limiter.divide(if turn == Turn::Away { self.replicas() } else { 1 });

@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::LEASE;
 use super::store::{SharedStore, StoreError};
 use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::WhenAway;
@@ -16,6 +15,8 @@ use crate::config::model::state_key::StateKey;
 use crate::telemetry::Events;
 use crate::telemetry::event::{Event, Name, timestamp};
 
+/// How long a lease lasts unless it is renewed.
+pub(super) const LEASE: Duration = Duration::from_secs(5);
 /// How often a lease is renewed.
 const RENEWAL_INTERVAL: Duration = Duration::from_millis(1500);
 /// How often a replica tells that it lives.

@@ -18,6 +18,7 @@ pub mod redis;
 #[cfg(test)]
 pub(in crate::token) mod simulated;
 pub mod store;
+mod writing;
 
 use std::time::Duration;
 
@@ -27,9 +28,9 @@ use tracing::{debug, error};
 
 pub use self::handle::{Settings, Shared, SharedStatus};
 
-use self::handle::Lease;
+use self::handle::{LEASE, Lease};
 use self::record::{Place, StoreTime, places};
-use self::store::{Seen, StoreError, Take, Write, Written};
+use self::store::{Seen, StoreError, Take};
 use super::fingerprint::Fingerprints;
 use super::state::file::State;
 use crate::causes::in_one_line;
@@ -37,8 +38,6 @@ use crate::clock::{Clock, Moment};
 use crate::config::{Credential, WhenAway};
 use crate::telemetry::throttle::OnChange;
 
-/// How long a lease lasts unless it is renewed.
-const LEASE: Duration = Duration::from_secs(5);
 /// The shortest rest of a lease with which a token request begins.
 const LEAST_LEASE: Duration = Duration::from_secs(1);
 /// How often a refresher reads its record although nothing was announced.
@@ -49,10 +48,6 @@ const LEASE_RECHECK: Duration = Duration::from_secs(1);
 const FIRST_LOOK: Duration = Duration::from_secs(7);
 /// How long after a failed operation no other is tried.
 const AWAY_RECHECK: Duration = Duration::from_secs(1);
-/// How long the store keeps a record after everything in it has ended.
-const KEEP_AFTER_END: Duration = Duration::from_hours(24);
-/// How often a write is repeated that finds a store without memory.
-const WRITE_ATTEMPTS: usize = 3;
 
 /// One refresher's side of a credential's record.
 #[derive(Debug)]
@@ -281,77 +276,6 @@ impl SharedRecord {
         self.settle(found, ours).await
     }
 
-    /// Shares a state. A state is *announced* when it answers a token request.
-    pub(super) async fn write(&mut self, state: &State, is_announced: bool) -> Share {
-        if self.clock.now() < self.away_until {
-            self.number += 1;
-            self.is_ahead = true;
-            return Share::Away;
-        }
-        let seen = self.places.iter().map(|place| place.seen).max().unwrap_or_default();
-        self.number = self.number.max(seen) + 1;
-        let written = self.put(state, is_announced).await;
-        match &written {
-            Share::Done if is_announced => {
-                self.is_latest_ours = true;
-                self.shared.won();
-            }
-            Share::Done => {}
-            Share::Lost(_) => self.shared.conflict(),
-            Share::Away => self.is_ahead = true,
-        }
-        written
-    }
-
-    /// Writes a state under the present number to every place that has not got it.
-    async fn put(&mut self, state: &State, is_announced: bool) -> Share {
-        for at in 0..self.places.len() {
-            for attempt in 1.. {
-                let now = self.clock.now();
-                let record = match self.places[at].seal(state, self.number, self.time, now) {
-                    Ok(record) => record,
-                    Err(why) => {
-                        self.note(Some(why));
-                        return Share::Away;
-                    }
-                };
-                let place = &self.places[at];
-                let keep = state.refresh_token.is_none().then(|| KEEP_AFTER_END + rest(state, now));
-                let write = Write {
-                    expected: place.seen,
-                    number: self.number,
-                    record: &record,
-                    keep,
-                    is_announced,
-                    keeps_late: is_announced && state.refresh_token.is_some(),
-                };
-                let seen = match self.shared.store().write(&place.name, write).await {
-                    Ok(Written::Done) => {
-                        self.places[at].seen = self.number;
-                        break;
-                    }
-                    Ok(Written::Lost(seen)) => seen,
-                    Err(error) => {
-                        self.away(&error);
-                        return Share::Away;
-                    }
-                };
-                self.here(&seen);
-                let found = self.understand(at, &seen, now);
-                // The store has lost its memory since it was read.
-                if seen.number < self.number && attempt < WRITE_ATTEMPTS {
-                    continue;
-                }
-                return Share::Lost(found.map(|(number, state)| {
-                    self.number = number;
-                    Box::new(state)
-                }));
-            }
-        }
-        self.is_ahead = false;
-        Share::Done
-    }
-
     /// Adopts what was found, or writes ours where it is later.
     async fn settle(&mut self, found: Option<(u64, State)>, ours: &State) -> Option<State> {
         let theirs = self.accept(found);
@@ -435,13 +359,4 @@ fn later(one: Option<(u64, State)>, other: Option<(u64, State)>) -> Option<(u64,
         (Some(one), Some(other)) => Some(if one.0 < other.0 { other } else { one }),
         (one, other) => one.or(other),
     }
-}
-
-/// How long something in the state lasts that the replicas need.
-fn rest(state: &State, now: Moment) -> Duration {
-    let token = state.access_token.as_ref().map(crate::token::AccessToken::expires);
-    let limiter = state.limiter;
-    let barrier = limiter.blocked.map(|blocked| blocked.until);
-    let ends = [token, barrier, Some(limiter.quota_full_at), Some(limiter.forced_quota_full_at)];
-    ends.into_iter().flatten().map(|end| now.until(end)).max().unwrap_or_default()
 }

@@ -208,6 +208,7 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ("password", FALLBACK, &[("password", "{ env = \"OTHER\" }")], Request),
     ("refresh_token", REFRESH, &[("refresh_token", "{ env = \"OTHER\" }")], Token),
     ("max_rotations", REFRESH, &[("max_rotations", "6")], Operation),
+    ("rotation_grace", REFRESH, &[("rotation_grace", "\"10s\"")], Operation),
     ("subject_token", EXCHANGE, &[("subject_token", "{ env = \"OTHER\" }")], Token),
     ("subject_token_type", EXCHANGE, &[("subject_token_type", "\"urn:other\"")], Token),
     ("audience", FULL, &[("audience", "\"b\"")], Token),

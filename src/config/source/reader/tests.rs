@@ -291,6 +291,16 @@ fn base(keys: &[&Steps]) -> TomlValue {
     text += if is_in(".quota") { "quota = { requests = 10, per = \"60s\" }\n" } else { "" };
     text += "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n";
     text += if is_in("webhooks") { "[[webhooks]]\nurl = \"https://hooks.example.com\"\n" } else { "" };
+    text += if is_in("shared") {
+        "[shared]\nurl = \"rediss://redis\"\nkey = { env = \"SHARED_KEY\" }\n"
+    } else {
+        ""
+    };
+    text += if is_in("shared.sentinels") || is_in("shared.sentinel_master") {
+        "sentinels = [\"sentinel:26379\"]\nsentinel_master = \"main\"\n"
+    } else {
+        ""
+    };
     text += if is_in("server.tls") || is_in(".callers") {
         "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\nclient_ca = \"ca.pem\"\n"
     } else {
@@ -306,7 +316,10 @@ fn base(keys: &[&Steps]) -> TomlValue {
 
 /// The problems of a configuration: severity is left out.
 fn problems(text: &str) -> Vec<Problem> {
-    let environment = Environment::from([("SECRET", "hunter2")]);
+    let environment = Environment::from([
+        ("SECRET", "hunter2"),
+        ("SHARED_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+    ]);
     let path: PathBuf = folder().join("proxy.toml");
     let checked = parse(&path, text.to_owned(), &environment);
     checked.map_or_else(|problems| *problems, |checked| checked.warnings).problems().to_vec()

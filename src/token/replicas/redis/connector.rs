@@ -1,13 +1,15 @@
 //! The connection to the store: made, watched, and made anew.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, PushKind, RedisConnectionInfo, RedisError, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, ServerErrorKind, TlsCertificates,
+    TlsMode, Value,
 };
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
@@ -16,7 +18,6 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::super::store::StoreError;
-use super::{Announcements, said};
 use crate::backoff::Backoff;
 
 /// How long a connection may take, TLS and login included.
@@ -241,5 +242,42 @@ impl AsyncPushSender for Pushes {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// Who is told of which place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Announcements(Arc<Mutex<HashMap<String, watch::Sender<()>>>>);
+
+impl Announcements {
+    pub(super) fn watches(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place was written.
+    fn of(&self, place: &str) {
+        if let Some(watch) = self.watches().get(place) {
+            watch.send_replace(());
+        }
+    }
+
+    /// Announcements may have been missed.
+    fn all(&self) {
+        let mut watches = self.watches();
+        watches.retain(|_, watch| !watch.is_closed());
+        for watch in watches.values() {
+            watch.send_replace(());
+        }
+    }
+}
+
+/// The error as operators see it. Servers do not repeat arguments in their errors, except for the names of commands and users.
+pub(super) fn said(error: &RedisError) -> StoreError {
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::AuthenticationFailed
+        | ErrorKind::InvalidClientConfig
+        | ErrorKind::Server(ServerErrorKind::NoPerm) => StoreError::Refused(text),
+        _ => StoreError::Away(text),
     }
 }

@@ -6,8 +6,7 @@
 mod connector;
 mod scripts;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -18,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 pub use self::connector::{Address, IllegalAddress};
-use self::connector::{Connector, Link};
+use self::connector::{Announcements, Connector, Link, said};
 use super::store::{MAX_RECORD_BYTES, Operation, Seen, SharedStore, StoreError, Take, Taken, Write, Written};
 
 /// How long the first operations wait for the first connection.
@@ -38,10 +37,6 @@ pub struct RedisStore {
     /// The task that connects, which ends with this.
     _connector: JoinSet<()>,
 }
-
-/// Who is told of which place.
-#[derive(Clone, Debug, Default)]
-struct Announcements(Arc<Mutex<HashMap<String, watch::Sender<()>>>>);
 
 struct Scripts {
     take: Script,
@@ -125,17 +120,6 @@ impl RedisStore {
             },
             Ok(Err(_)) | Err(_) => Err(not_yet()),
         }
-    }
-}
-
-/// The error as operators see it. Servers do not repeat arguments in their errors, except for the names of commands and users.
-fn said(error: &RedisError) -> StoreError {
-    let text = error.to_string();
-    match error.kind() {
-        ErrorKind::AuthenticationFailed
-        | ErrorKind::InvalidClientConfig
-        | ErrorKind::Server(ServerErrorKind::NoPerm) => StoreError::Refused(text),
-        _ => StoreError::Away(text),
     }
 }
 
@@ -223,27 +207,5 @@ impl SharedStore for RedisStore {
     fn watch(&self, place: &str) -> watch::Receiver<()> {
         let mut watches = self.announcements.watches();
         watches.entry(place.to_owned()).or_insert_with(|| watch::channel(()).0).subscribe()
-    }
-}
-
-impl Announcements {
-    fn watches(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place was written.
-    fn of(&self, place: &str) {
-        if let Some(watch) = self.watches().get(place) {
-            watch.send_replace(());
-        }
-    }
-
-    /// Announcements may have been missed.
-    fn all(&self) {
-        let mut watches = self.watches();
-        watches.retain(|_, watch| !watch.is_closed());
-        for watch in watches.values() {
-            watch.send_replace(());
-        }
     }
 }

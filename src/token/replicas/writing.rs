@@ -1,0 +1,96 @@
+//! Writing a credential's record, by compare and set.
+
+use std::time::Duration;
+
+use super::store::{Write, Written};
+use super::{Share, SharedRecord};
+use crate::clock::Moment;
+use crate::token::access_token::AccessToken;
+use crate::token::state::file::State;
+
+/// How long the store keeps a record after everything in it has ended.
+const KEEP_AFTER_END: Duration = Duration::from_hours(24);
+/// How often a write is repeated that finds a store without memory.
+const WRITE_ATTEMPTS: usize = 3;
+
+impl SharedRecord {
+    /// Shares a state. A state is *announced* when it answers a token request.
+    pub(in crate::token) async fn write(&mut self, state: &State, is_announced: bool) -> Share {
+        if self.clock.now() < self.away_until {
+            self.number += 1;
+            self.is_ahead = true;
+            return Share::Away;
+        }
+        let seen = self.places.iter().map(|place| place.seen).max().unwrap_or_default();
+        self.number = self.number.max(seen) + 1;
+        let written = self.put(state, is_announced).await;
+        match &written {
+            Share::Done if is_announced => {
+                self.is_latest_ours = true;
+                self.shared.won();
+            }
+            Share::Done => {}
+            Share::Lost(_) => self.shared.conflict(),
+            Share::Away => self.is_ahead = true,
+        }
+        written
+    }
+
+    /// Writes a state under the present number to every place that has not got it.
+    pub(super) async fn put(&mut self, state: &State, is_announced: bool) -> Share {
+        for at in 0..self.places.len() {
+            for attempt in 1.. {
+                let now = self.clock.now();
+                let record = match self.places[at].seal(state, self.number, self.time, now) {
+                    Ok(record) => record,
+                    Err(why) => {
+                        self.note(Some(why));
+                        return Share::Away;
+                    }
+                };
+                let place = &self.places[at];
+                let keep = state.refresh_token.is_none().then(|| KEEP_AFTER_END + rest(state, now));
+                let write = Write {
+                    expected: place.seen,
+                    number: self.number,
+                    record: &record,
+                    keep,
+                    is_announced,
+                    keeps_late: is_announced && state.refresh_token.is_some(),
+                };
+                let seen = match self.shared.store().write(&place.name, write).await {
+                    Ok(Written::Done) => {
+                        self.places[at].seen = self.number;
+                        break;
+                    }
+                    Ok(Written::Lost(seen)) => seen,
+                    Err(error) => {
+                        self.away(&error);
+                        return Share::Away;
+                    }
+                };
+                self.here(&seen);
+                let found = self.understand(at, &seen, now);
+                // The store has lost its memory since it was read.
+                if seen.number < self.number && attempt < WRITE_ATTEMPTS {
+                    continue;
+                }
+                return Share::Lost(found.map(|(number, state)| {
+                    self.number = number;
+                    Box::new(state)
+                }));
+            }
+        }
+        self.is_ahead = false;
+        Share::Done
+    }
+}
+
+/// How long something in the state lasts that the replicas need.
+fn rest(state: &State, now: Moment) -> Duration {
+    let token = state.access_token.as_ref().map(AccessToken::expires);
+    let limiter = state.limiter;
+    let barrier = limiter.blocked.map(|blocked| blocked.until);
+    let ends = [token, barrier, Some(limiter.quota_full_at), Some(limiter.forced_quota_full_at)];
+    ends.into_iter().flatten().map(|end| now.until(end)).max().unwrap_or_default()
+}
