@@ -40,7 +40,10 @@ impl Resolver<'_> {
         let sentinels = self.sentinels(&keys.sentinels);
         let sentinel_master = keys.sentinel_master.usable().map(|name| name.get_ref().clone());
         let sentinel_master = sentinel_master.unwrap_or_default();
-        if sentinels.is_empty() != sentinel_master.is_empty() {
+        // Nothing is concluded from a key that was refused.
+        let has_sentinels = has(&keys.sentinels, |sentinels| !sentinels.is_empty());
+        let has_master = has(&keys.sentinel_master, |name| !name.is_empty());
+        if has_sentinels.zip(has_master).is_some_and(|(one, other)| one != other) {
             let place = keys.sentinels.place().or_else(|| keys.sentinel_master.place()).unwrap_or(owner);
             let help = "set both: the sentinels, and the name of the primary that they watch";
             self.error(place, "`sentinels` and `sentinel_master` belong together", help);
@@ -114,6 +117,15 @@ impl Resolver<'_> {
             }
         }
         sentinels
+    }
+}
+
+/// Whether a key says something; `None` where it was refused.
+fn has<T>(key: &Key<T>, says: impl Fn(&T) -> bool) -> Option<bool> {
+    match key {
+        Key::Absent => Some(false),
+        Key::Refused => None,
+        Key::Written(value) => Some(says(value.get_ref())),
     }
 }
 
