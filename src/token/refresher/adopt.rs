@@ -49,7 +49,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         rotation::adopt(&mut state, new.refresh_token, end, self.identity.value());
         state.generation = token.as_ref().map_or(state.generation, AccessToken::generation);
         state.access_token.clone_from(&token);
-        Box::pin(self.share_grant(&state)).await;
+        Box::pin(self.share_grant(&mut state)).await;
         self.durable.overwrite(state).await;
         let is_durable = self.durable.is_durable() || self.is_shared();
         let blocked = self.limiter.blocked().filter(|blocked| token.is_none() && now < blocked.until);

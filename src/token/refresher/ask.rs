@@ -9,7 +9,7 @@ use super::Refresher;
 use crate::config::Secret;
 use crate::token::endpoint::{HeldToken, TokenEndpoint};
 use crate::token::error::TokenError;
-use crate::token::replicas::{Share, Turn};
+use crate::token::replicas::{Occasion, Share, Turn};
 use crate::token::rotation::{GrantChoice, Renewal};
 use crate::token::store::Succession;
 
@@ -36,16 +36,25 @@ impl<E: TokenEndpoint> Refresher<E> {
         let identity = choice.identity(&client).unwrap_or(client);
         // The request counts against the quota before it is made: a process that dies during the request has made it.
         // So is a request that spends a refresh token recorded before it is made.
-        let mut state = self.state_before_request();
+        let before = self.state_before_request();
+        let mut state = before.clone();
         choice.is_sent(&mut state);
-        match self.share(&state, false).await {
+        if matches!(self.turn(), Turn::Open | Turn::Other(_)) {
+            return Box::pin(self.lose_turn(None)).await;
+        }
+        match self.share(&mut state, Occasion::Request).await {
+            // A refresh token is not used unless the others know.
+            Share::Away if matches!(choice, GrantChoice::RefreshToken(_)) && !self.may_go_on_alone() => {
+                return Box::pin(self.withdraw_request(before)).await;
+            }
             Share::Done | Share::Away => {}
             // The lease was lost unnoticed: another replica makes the request, or has made it.
             Share::Lost(theirs) => return Box::pin(self.lose_turn(theirs)).await,
         }
         self.durable.save_unless_replaced(state).await;
         if matches!(self.turn(), Turn::Open | Turn::Other(_)) {
-            return Box::pin(self.lose_turn(None)).await;
+            // The process has slept.
+            return Box::pin(self.withdraw_request(before)).await;
         }
         let sent = self.clock.now();
         let (is_rejected, is_ordered) = (self.notices_rejection(), self.orders.refreshes.is_requested());
@@ -88,7 +97,9 @@ impl<E: TokenEndpoint> Refresher<E> {
                 // The response has no usable access token, but the refresh token may have been rotated.
                 let mut state = self.durable.state().clone();
                 choice.answered(new, &self.credential, self.identity.value(), &mut state);
-                Box::pin(self.save_answer(state)).await;
+                if let Some(theirs) = Box::pin(self.save_answer(state, Occasion::Success)).await {
+                    Box::pin(self.adopt_shared(*theirs)).await;
+                }
                 self.failed(error, GrantChoice::Configured, latency).await;
             }
             Err(error) => self.failed(error, choice, latency).await,

@@ -46,7 +46,7 @@ use super::replicas::{SharedRecord, Turn};
 use super::rotation::{GrantChoice, Rotation};
 use super::source::TokenSource;
 use super::state::DurableState;
-use super::state::file::RefreshTokenHash;
+use super::state::file::{RefreshTokenHash, RequestMark};
 use super::store::{Store, Writer};
 use crate::clock::{Clock, Moment};
 use crate::config::Credential;
@@ -114,6 +114,12 @@ pub struct Refresher<E> {
     look_at_state: Moment,
     /// The refresh token that another replica may just have used, for which this one waits until its access token ends.
     awaited: Option<RefreshTokenHash>,
+    /// Until when another replica has the turn, where this one waits for it.
+    waits_for_other: Option<Moment>,
+    /// Before this moment the limiter admits no request, with or without the turn.
+    no_turn_before: Moment,
+    /// The latest request of another replica whose rejection was not taken for ours.
+    unlatched: Option<RequestMark>,
 }
 
 /// The next step of the loop.
@@ -168,6 +174,9 @@ impl<E: TokenEndpoint> Refresher<E> {
             obstacle: None,
             look_at_state: clock.now(),
             awaited: None,
+            waits_for_other: None,
+            no_turn_before: Moment::default(),
+            unlatched: None,
             credential,
         };
         refresher.resume();
@@ -199,15 +208,18 @@ impl<E: TokenEndpoint> Refresher<E> {
                 NextAction::Ask | NextAction::TakeTurn if leave_off.as_mut().now_or_never().is_some() => {
                     break false;
                 }
-                NextAction::Ask if self.identity.has_refresh_token() => self.ask().await,
+                NextAction::Ask if self.identity.has_refresh_token() => Box::pin(self.ask()).await,
                 NextAction::Ask => tokio::select! {
                     biased;
-                    () = self.ask() => {}
+                    () = Box::pin(self.ask()) => {}
                     () = &mut stop => break true,
                 },
                 NextAction::TakeTurn => Box::pin(self.take_turn()).await,
                 NextAction::Wait(until) => {
-                    self.end_turn().await;
+                    // A lease under which a refresh token is still to be written is kept.
+                    if !self.owes() {
+                        self.end_turn().await;
+                    }
                     tokio::select! {
                         biased;
                         () = self.wait(until) => {}
@@ -217,6 +229,7 @@ impl<E: TokenEndpoint> Refresher<E> {
                 }
             }
         };
+        Box::pin(self.settle_debts()).await;
         self.end_turn().await;
         if stops {
             self.durable.finish_at_stop().await;
@@ -243,7 +256,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         let turn = self.turn();
         let is_free = self.limiter.blocked().is_none_or(|blocked| blocked.until <= now);
-        let waits = if self.is_ordered || is_free { self.waits_for_replicas(turn) } else { None };
+        self.waits_for_other = None;
+        let may_ask = self.is_ordered || (is_free && now >= self.no_turn_before);
+        let waits = if may_ask { self.waits_for_replicas(turn) } else { None };
         if let Some(step) = waits {
             return step;
         }
@@ -259,6 +274,8 @@ impl<E: TokenEndpoint> Refresher<E> {
                 NextAction::Ask
             }
             Err(blocked) => {
+                // The turn is of no use before.
+                self.no_turn_before = blocked.until;
                 self.progress.send_if_modified(|progress| progress.blocked.replace(blocked) != Some(blocked));
                 let until = match cause {
                     Cause::Scheduled => blocked.until,

@@ -16,6 +16,7 @@ use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::{FailureClass, TokenError};
 use crate::token::progress::{Reason, Standing};
 use crate::token::refresh_token_end::RefreshTokenEnd;
+use crate::token::replicas::Occasion;
 use crate::token::rotation::{GrantChoice, Renewal};
 use crate::token::store::Succession;
 
@@ -62,7 +63,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let issued = self.issued(&token, now);
         // Before anything else: until the new refresh token is durable, a crash loses it. The access token should be there
         // after a restart, too.
-        let theirs = Box::pin(self.save_answer(state)).await;
+        let theirs = Box::pin(self.save_answer(state, Occasion::Success)).await;
         if is_rotated {
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
             debug!(credential = %self.credential.name, micros, "refresh token replaced");
@@ -155,7 +156,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = blocked;
         });
         let state = if is_answered { self.state_to_save() } else { self.state_before_request() };
-        if let Some(theirs) = Box::pin(self.save_answer(state)).await {
+        if let Some(theirs) = Box::pin(self.save_answer(state, Occasion::Failure)).await {
             Box::pin(self.adopt_shared(*theirs)).await;
         }
     }

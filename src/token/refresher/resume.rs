@@ -65,6 +65,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         let mut state = self.durable.state().clone();
         let again_in = self.rotation.refused(&mut state, in_use, error, self.is_ordered);
         // Another replica may have been given a later refresh token, which it was too late to share.
+        if let Some(shared) = &mut self.shared {
+            shared.read_late().await;
+        }
         if self.take_late_into(&mut state) {
             self.durable.keep(state.clone());
         }

@@ -8,11 +8,13 @@ use crate::clock::Moment;
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::limiter::{Barrier, Blocked};
-use crate::token::replicas::{Share, SharedRecord, Turn};
+use crate::token::replicas::{Occasion, Share, SharedRecord, Turn};
 use crate::token::rotation::{self, GrantChoice};
-use crate::token::state::file::State;
+use crate::token::state::file::{RequestMark, State};
 use crate::token::store::Succession;
 
+/// How long a refresher that ends waits for the store to take a refresh token.
+const LAST_WRITES: Duration = Duration::from_secs(20);
 /// How often a grant is shared again that another replica precedes.
 const GRANT_ATTEMPTS: usize = 5;
 
@@ -24,7 +26,31 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.fingerprints = shared.fingerprints();
         }
         self.shared = shared.map(Box::new);
+        self.continue_shared();
         self
+    }
+
+    /// Continues from the number of a state with a refresh token: an earlier record does not replace it.
+    pub(super) fn continue_shared(&mut self) {
+        let state = self.durable.state();
+        if let Some(shared) = self.shared.as_mut().filter(|_| state.refresh_token.is_some()) {
+            shared.continue_from(state.shared);
+        }
+    }
+
+    /// Whether a refresh token is to be written as soon as the store is back.
+    pub(super) fn owes(&self) -> bool {
+        self.durable.state().refresh_token.is_some()
+            && self.shared.as_ref().is_some_and(|shared| shared.is_ahead())
+    }
+
+    /// Writes a refresh token that the store does not have yet, before this refresher ends.
+    pub(super) async fn settle_debts(&mut self) {
+        let deadline = self.clock.now() + LAST_WRITES;
+        while self.owes() && self.clock.now() < deadline {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            self.look_at_shared().await;
+        }
     }
 
     /// Whose turn the next token request is. Without other replicas, the turn is always this refresher's.
@@ -44,6 +70,7 @@ impl<E: TokenEndpoint> Refresher<E> {
                 Some(until.filter(|until| now < *until).map_or(NextAction::TakeTurn, NextAction::Wait))
             }
             Turn::Other(until) => {
+                self.waits_for_other = Some(until);
                 self.progress.send_if_modified(|progress| {
                     progress.blocked = None;
                     !std::mem::replace(&mut progress.underway, true)
@@ -80,7 +107,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         until.filter(|_| is_held || is_awaited)
     }
 
-    fn may_go_on_alone(&self) -> bool {
+    pub(super) fn may_go_on_alone(&self) -> bool {
         self.shared.as_ref().is_none_or(|shared| shared.may_go_on_alone())
     }
 
@@ -128,17 +155,17 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     /// Shares a state. An answer of the token endpoint is announced to the other replicas.
-    pub(super) async fn share(&mut self, state: &State, is_answer: bool) -> Share {
-        match &mut self.shared {
-            Some(shared) => shared.write(state, is_answer).await,
-            None => Share::Done,
-        }
+    pub(super) async fn share(&mut self, state: &mut State, occasion: Occasion) -> Share {
+        let Some(shared) = &mut self.shared else { return Share::Done };
+        let written = shared.write(state, occasion).await;
+        state.shared = shared.number();
+        written
     }
 
     /// Makes the state after an answer durable: in the store, then on disk. Answers the state of another replica that has
     /// written before.
-    pub(super) async fn save_answer(&mut self, state: State) -> Option<Box<State>> {
-        let share = self.share(&state, true).await;
+    pub(super) async fn save_answer(&mut self, mut state: State, occasion: Occasion) -> Option<Box<State>> {
+        let share = self.share(&mut state, occasion).await;
         self.durable.save(state).await;
         match share {
             Share::Lost(theirs) => theirs,
@@ -147,12 +174,19 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     /// Shares the grant that a person has handed over, whatever the other replicas have written.
-    pub(super) async fn share_grant(&mut self, state: &State) {
+    pub(super) async fn share_grant(&mut self, state: &mut State) {
         for _ in 0..GRANT_ATTEMPTS {
-            if !matches!(self.share(state, true).await, Share::Lost(_)) {
+            if !matches!(self.share(state, Occasion::Success).await, Share::Lost(_)) {
                 return;
             }
         }
+    }
+
+    /// Makes no token request, of which the others may have been told.
+    pub(super) async fn withdraw_request(&mut self, mut before: State) {
+        let _ = self.share(&mut before, Occasion::Failure).await;
+        self.durable.save(before).await;
+        self.lose_turn(None).await;
     }
 
     /// Makes no token request, because another replica has the turn, and uses what it has written.
@@ -175,6 +209,12 @@ impl<E: TokenEndpoint> Refresher<E> {
         let now = self.clock.now();
         let is_rejected = self.notices_rejection();
         self.limiter.restore(state.limiter);
+        let ours = RequestMark::of(self.identity.request_identity());
+        if state.request.is_some_and(|theirs| theirs != ours) && self.unlatched != state.request {
+            // The rejection of another secret says nothing about ours.
+            self.unlatched = state.request;
+            self.limiter.release_latch();
+        }
         let latest = self.store.latest();
         let theirs = state.access_token.take().filter(|token| token.is_usable(now));
         let is_same =
@@ -193,12 +233,17 @@ impl<E: TokenEndpoint> Refresher<E> {
         state.generation = token.as_ref().map_or(generation, AccessToken::generation).max(state.generation);
         let is_answered = match (&token, &latest) {
             (Some(token), Some(latest)) if is_same => {
-                is_rejected && token.issued().since(latest.issued()) > schedule::SAME_ANSWER
+                token.issued().since(latest.issued()) > schedule::SAME_ANSWER
             }
             (token, _) => token.is_some(),
         };
         state.access_token =
             token.clone().or_else(|| latest.as_deref().filter(|latest| latest.is_usable(now)).cloned());
+        state.shared = self.shared.as_ref().map_or(0, |shared| shared.number());
+        self.no_turn_before = Moment::default();
+        if is_answered {
+            self.obstacle = None;
+        }
         if let Some(token) = token.filter(|_| is_answered) {
             self.due = self.planned(&token, state.refresh_token_end);
             self.trail.set_rotations(state.rotations);

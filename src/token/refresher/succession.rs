@@ -56,6 +56,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub fn with_state(mut self, durable: DurableState) -> Self {
         self.durable = durable;
         self.resume();
+        self.continue_shared();
         self
     }
 

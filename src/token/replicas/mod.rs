@@ -15,9 +15,8 @@ pub mod handle;
 mod record;
 #[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(test)]
-pub(in crate::token) mod simulated;
 pub mod store;
+mod turn;
 mod writing;
 
 use std::time::Duration;
@@ -27,12 +26,13 @@ use tokio::sync::watch;
 use tracing::{debug, error};
 
 pub use self::handle::{Settings, Shared, SharedStatus};
+pub(super) use self::turn::{Occasion, Share, Turn};
 
 use self::handle::{LEASE, Lease};
 use self::record::{Place, StoreTime, places};
 use self::store::{Seen, StoreError, Take};
 use super::fingerprint::Fingerprints;
-use super::state::file::State;
+use super::state::file::{RefreshTokenHash, State};
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config::{Credential, WhenAway};
@@ -44,6 +44,8 @@ const LEAST_LEASE: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait for the lease of another before the record is read again.
 const LEASE_RECHECK: Duration = Duration::from_secs(1);
+/// The shortest wait for the lease of another.
+const LEAST_RECHECK: Duration = Duration::from_millis(50);
 /// How long a refresher waits for a record before it uses a configured refresh token.
 const FIRST_LOOK: Duration = Duration::from_secs(7);
 /// How long after a failed operation no other is tried.
@@ -81,6 +83,8 @@ pub struct SharedRecord {
     is_away: bool,
     /// When the store answered again after it was away.
     returned: Option<Moment>,
+    /// When the store was seen to have lost its memory, or a part of it.
+    forgot: Option<Moment>,
     /// When to read the record next.
     look_at: Moment,
     /// A state whose write came too late.
@@ -88,30 +92,6 @@ pub struct SharedRecord {
     /// Why the record cannot be read.
     trouble: OnChange<Option<String>>,
     clock: Clock,
-}
-
-/// Whether a token request may be made, as far as the other replicas are concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// This refresher holds the lease.
-    Mine,
-    /// The lease may be free.
-    Open,
-    /// Another holds the lease, until this moment at least.
-    Other(Moment),
-    /// The store is away.
-    Away,
-}
-
-/// What became of a state that was to be shared.
-#[derive(Debug)]
-pub(super) enum Share {
-    /// The state is in the store.
-    Done,
-    /// Another replica has written before. Its state, unless that cannot be read.
-    Lost(Option<Box<State>>),
-    /// The store is away: the state is written when the store is back.
-    Away,
 }
 
 impl SharedRecord {
@@ -135,6 +115,7 @@ impl SharedRecord {
             away_until: Moment::default(),
             is_away: false,
             returned: None,
+            forgot: None,
             look_at: clock.now(),
             late: None,
             trouble: OnChange::default(),
@@ -163,6 +144,21 @@ impl SharedRecord {
         self.look_at
     }
 
+    /// Continues with the state of this number, unless the record is a later one.
+    pub(super) const fn continue_from(&mut self, number: u64) {
+        self.number = number;
+    }
+
+    /// The number of the record that the state in memory is.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether the state in memory is to be written as soon as the store is back.
+    pub(super) const fn is_ahead(&self) -> bool {
+        self.is_ahead
+    }
+
     /// Whether the store has the state in memory.
     pub(super) const fn is_written(&self) -> bool {
         self.number > 0 && !self.is_ahead
@@ -171,9 +167,10 @@ impl SharedRecord {
     /// From when on the record may be taken for the latest one: after the start, and after an outage in which the last holder
     /// may have gone on alone, the replicas that know better are given time to write it. `None` if it may be at once.
     pub(super) fn known_from(&self) -> Option<Moment> {
-        let is_behind = self.number == 0;
-        let may_be_behind = self.shared.when_away() == WhenAway::LastHolder && !self.is_latest_ours;
-        let since = if is_behind { Some(self.begun) } else { self.returned.filter(|_| may_be_behind) };
+        let is_last_holder = self.shared.when_away() == WhenAway::Stop || self.is_latest_ours;
+        let returned = self.returned.filter(|_| !is_last_holder);
+        let begun = (self.number == 0).then_some(self.begun);
+        let since = [begun, self.forgot, returned].into_iter().flatten().max();
         since.map(|since| since + FIRST_LOOK).filter(|from| self.clock.now() < *from)
     }
 
@@ -238,7 +235,7 @@ impl SharedRecord {
                     taken.push(name);
                 }
                 Err(left) => {
-                    self.taken_until = self.clock.now() + left.min(LEASE_RECHECK);
+                    self.taken_until = self.clock.now() + left.clamp(LEAST_RECHECK, LEASE_RECHECK);
                     self.release(&taken).await;
                     return self.accept(found);
                 }
@@ -278,13 +275,32 @@ impl SharedRecord {
 
     /// Adopts what was found, or writes ours where it is later.
     async fn settle(&mut self, found: Option<(u64, State)>, ours: &State) -> Option<State> {
-        let theirs = self.accept(found);
-        let is_behind = self.places.iter().any(|place| place.seen < self.number);
-        if theirs.is_none() && is_behind && matches!(self.put(ours, true).await, Share::Done) {
-            self.shared.repaired();
-            debug!(credential = self.credential, number = self.number, "shared record restored");
+        let was_ahead = self.is_ahead;
+        if let Some(theirs) = self.accept(found) {
+            if was_ahead && !has_token_of(&theirs, ours) {
+                self.keep_late(ours).await;
+            }
+            return Some(theirs);
         }
-        theirs
+        if self.places.iter().all(|place| place.seen >= self.number) {
+            return None;
+        }
+        match self.put(ours, Occasion::Repair).await {
+            Share::Done => {
+                self.shared.repaired();
+                debug!(credential = self.credential, number = self.number, "shared record restored");
+                None
+            }
+            Share::Lost(theirs) => {
+                let theirs = theirs.map(|theirs| *theirs)?;
+                self.is_ahead = false;
+                if !has_token_of(&theirs, ours) {
+                    self.late = Some(Box::new(ours.clone()));
+                }
+                Some(theirs)
+            }
+            Share::Away => None,
+        }
     }
 
     /// Takes the found state, if it is later than the one in memory, or as late and the store's.
@@ -298,6 +314,12 @@ impl SharedRecord {
 
     /// The state of a place as it was seen, with its number.
     fn understand(&mut self, at: usize, seen: &Seen, sent: Moment) -> Option<(u64, State)> {
+        let has_less = seen.number < self.places[at].seen && seen.number < self.number;
+        // At the start: another replica may have a later state on its disk.
+        let has_nothing = seen.number == 0 && self.number > 0 && self.forgot.is_none();
+        if has_less || has_nothing {
+            self.forgot = Some(self.clock.now());
+        }
         let place = &mut self.places[at];
         place.seen = seen.number;
         if let Some(late) = place.open_late(seen, sent) {
@@ -353,6 +375,12 @@ impl SharedRecord {
     }
 }
 
+/// Whether the refresh token of `ours`, if there is one, is that of `theirs`.
+fn has_token_of(theirs: &State, ours: &State) -> bool {
+    let token = |state: &State| state.refresh_token.as_ref().map(RefreshTokenHash::of);
+    ours.refresh_token.is_none() || token(theirs) == token(ours)
+}
+
 /// The later one of two states.
 fn later(one: Option<(u64, State)>, other: Option<(u64, State)>) -> Option<(u64, State)> {
     match (one, other) {
@@ -360,3 +388,6 @@ fn later(one: Option<(u64, State)>, other: Option<(u64, State)>) -> Option<(u64,
         (one, other) => one.or(other),
     }
 }
+
+#[cfg(test)]
+pub(in crate::token) mod simulated;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::store::{MAX_RECORD_BYTES, Seen};
 use crate::clock::Moment;
 use crate::config::Credential;
+use crate::config::model::identity::Grant;
 use crate::config::model::state_key::{StateKey, StateKeys};
 use crate::token::limiter::LATCH_MAX;
 use crate::token::state::age::{Stamp, nanos};
@@ -51,8 +52,7 @@ impl StoreTime {
 /// both never wait for each other.
 pub(super) fn places(keys: &[StateKey], credential: &Credential) -> Vec<Place> {
     let of_key = |key: &StateKey| {
-        let identity =
-            [*credential.state_identity().as_bytes(), *credential.token_identity().as_bytes()].concat();
+        let identity = identity_of(credential);
         let hash = key.derive(PLACE_LABEL, &identity);
         let mut name = String::new();
         for byte in &hash[..PLACE_BYTES] {
@@ -72,6 +72,17 @@ pub(super) fn places(keys: &[StateKey], credential: &Credential) -> Vec<Place> {
     places.sort_by(|one, other| one.name.cmp(&other.name));
     places.dedup_by(|one, other| one.name == other.name);
     places
+}
+
+/// Whose record it is. An access token belongs to its principal and rights. A refresh token belongs to the account and
+/// stays where the rights change; the name tells persons apart who have logged in to one client.
+fn identity_of(credential: &Credential) -> Vec<u8> {
+    let account = credential.state_identity();
+    let own = match credential.identity.grant {
+        Grant::RefreshToken(_) => credential.name.as_bytes().to_vec(),
+        _ => credential.token_identity().as_bytes().to_vec(),
+    };
+    [account.as_bytes().as_slice(), &own].concat()
 }
 
 impl Place {

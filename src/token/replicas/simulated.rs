@@ -1,6 +1,7 @@
 //! A shared store in memory, in tokio's time, with the faults of stores and networks.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ struct Memory {
     watches: HashMap<String, watch::Sender<()>>,
     beats: HashMap<String, Instant>,
     outage: Outage,
+    /// How many operations were asked for.
+    operations: u64,
     /// How far the clock was set forward.
     ahead: Duration,
     backup: HashMap<String, PlaceMemory>,
@@ -56,6 +59,8 @@ pub(in crate::token) struct Link {
     store: Simulated,
     /// Whether the replica's process is stopped, as by SIGSTOP.
     stopped: watch::Receiver<bool>,
+    /// Whether the network between the replica and the store is cut.
+    cut: Arc<AtomicBool>,
     /// The longest time in one direction.
     latency: Duration,
     /// The chance that an answer is lost although the operation took effect.
@@ -70,6 +75,7 @@ impl Simulated {
             watches: HashMap::new(),
             beats: HashMap::new(),
             outage: Outage::None,
+            operations: 0,
             ahead: Duration::ZERO,
             backup: HashMap::new(),
         })))
@@ -79,14 +85,20 @@ impl Simulated {
     pub(in crate::token) fn link(
         &self,
         stopped: watch::Receiver<bool>,
+        cut: Arc<AtomicBool>,
         latency: Duration,
         loses_answer: f64,
     ) -> Link {
-        Link { store: self.clone(), stopped, latency, loses_answer }
+        Link { store: self.clone(), stopped, cut, latency, loses_answer }
     }
 
     pub(in crate::token) fn set_outage(&self, outage: Outage) {
         self.memory().outage = outage;
+    }
+
+    /// How many operations were asked for.
+    pub(in crate::token) fn operations(&self) -> u64 {
+        self.memory().operations
     }
 
     /// Forgets everything, leases and fences included (`FLUSHALL`).
@@ -168,14 +180,16 @@ impl Link {
             self.runs().await;
             let sent = Instant::now();
             sleep(self.latency.mul_f64(fastrand::f64())).await;
-            let outage = self.store.memory().outage;
+            self.store.memory().operations += 1;
+            let outage =
+                if self.cut.load(Ordering::Relaxed) { Outage::Hangs } else { self.store.memory().outage };
             match outage {
                 Outage::None => {}
                 Outage::Refuses => return Err(StoreError::Away("connection refused".to_owned())),
                 Outage::Hangs => return self.time_out(sent).await,
             }
             let answer = effect(&mut self.store.memory());
-            if fastrand::f64() < self.loses_answer {
+            if fastrand::f64() < self.loses_answer || self.cut.load(Ordering::Relaxed) {
                 return self.time_out(sent).await;
             }
             sleep(self.latency.mul_f64(fastrand::f64())).await;
@@ -233,7 +247,6 @@ impl SharedStore for Link {
             let lease = &mut memory.place(place).lease;
             if lease.as_ref().is_some_and(|(other, _)| other == holder) {
                 *lease = None;
-                memory.announce(place);
             }
         })
     }
@@ -253,8 +266,10 @@ impl SharedStore for Link {
             }
             let memory_of_place = memory.place(place);
             memory_of_place.record = Some((write.number, write.record.to_vec()));
-            if write.is_announced {
+            if write.clears_late {
                 memory_of_place.late = None;
+            }
+            if write.is_announced {
                 memory.announce(place);
             }
             Written::Done

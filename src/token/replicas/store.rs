@@ -99,6 +99,8 @@ pub struct Write<'a> {
     pub keep: Option<Duration>,
     /// Whether the other replicas are told.
     pub is_announced: bool,
+    /// Whether a late record is dropped.
+    pub clears_late: bool,
     /// Whether a record that is not written, because the number is not the expected one, is kept beside the one that is
     /// there.
     pub keeps_late: bool,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::store::{Write, Written};
-use super::{Share, SharedRecord};
+use super::{Occasion, Share, SharedRecord};
 use crate::clock::Moment;
 use crate::token::access_token::AccessToken;
 use crate::token::state::file::State;
@@ -14,21 +14,20 @@ const KEEP_AFTER_END: Duration = Duration::from_hours(24);
 const WRITE_ATTEMPTS: usize = 3;
 
 impl SharedRecord {
-    /// Shares a state. A state is *announced* when it answers a token request.
-    pub(in crate::token) async fn write(&mut self, state: &State, is_announced: bool) -> Share {
+    /// Shares a state.
+    pub(in crate::token) async fn write(&mut self, state: &State, occasion: Occasion) -> Share {
         if self.clock.now() < self.away_until {
             self.number += 1;
             self.is_ahead = true;
+            self.is_latest_ours |= occasion == Occasion::Success;
             return Share::Away;
         }
         let seen = self.places.iter().map(|place| place.seen).max().unwrap_or_default();
         self.number = self.number.max(seen) + 1;
-        let written = self.put(state, is_announced).await;
+        let written = self.put(state, occasion).await;
+        self.is_latest_ours |= occasion == Occasion::Success && !matches!(written, Share::Lost(_));
         match &written {
-            Share::Done if is_announced => {
-                self.is_latest_ours = true;
-                self.shared.won();
-            }
+            Share::Done if matches!(occasion, Occasion::Success | Occasion::Failure) => self.shared.won(),
             Share::Done => {}
             Share::Lost(_) => self.shared.conflict(),
             Share::Away => self.is_ahead = true,
@@ -37,7 +36,8 @@ impl SharedRecord {
     }
 
     /// Writes a state under the present number to every place that has not got it.
-    pub(super) async fn put(&mut self, state: &State, is_announced: bool) -> Share {
+    pub(super) async fn put(&mut self, state: &State, occasion: Occasion) -> Share {
+        let rotates = state.refresh_token.is_some();
         for at in 0..self.places.len() {
             for attempt in 1.. {
                 let now = self.clock.now();
@@ -45,18 +45,20 @@ impl SharedRecord {
                     Ok(record) => record,
                     Err(why) => {
                         self.note(Some(why));
-                        return Share::Away;
+                        return Share::Lost(None);
                     }
                 };
                 let place = &self.places[at];
-                let keep = state.refresh_token.is_none().then(|| KEEP_AFTER_END + rest(state, now));
+                let keep = (!rotates).then(|| KEEP_AFTER_END + rest(state, now));
                 let write = Write {
                     expected: place.seen,
                     number: self.number,
                     record: &record,
                     keep,
-                    is_announced,
-                    keeps_late: is_announced && state.refresh_token.is_some(),
+                    // Who is told that a refresh token is being used does not use it.
+                    is_announced: rotates || occasion != Occasion::Request,
+                    clears_late: occasion == Occasion::Success,
+                    keeps_late: rotates && occasion != Occasion::Request,
                 };
                 let seen = match self.shared.store().write(&place.name, write).await {
                     Ok(Written::Done) => {
@@ -83,6 +85,40 @@ impl SharedRecord {
         }
         self.is_ahead = false;
         Share::Done
+    }
+
+    /// Keeps a state beside the record, whose refresh token may be the one that the server accepts.
+    pub(super) async fn keep_late(&mut self, state: &State) {
+        self.late = Some(Box::new(state.clone()));
+        let now = self.clock.now();
+        for place in &self.places {
+            let Ok(record) = place.seal(state, self.number, self.time, now) else { continue };
+            let write = Write {
+                // No record has this number.
+                expected: u64::MAX,
+                number: self.number,
+                record: &record,
+                keep: None,
+                is_announced: false,
+                clears_late: false,
+                keeps_late: true,
+            };
+            // The state is in memory as well.
+            let _ = self.shared.store().write(&place.name, write).await;
+        }
+    }
+
+    /// Reads what was kept beside the record since it was read last.
+    pub(in crate::token) async fn read_late(&mut self) {
+        for at in 0..self.places.len() {
+            let sent = self.clock.now();
+            let known = self.places[at].seen;
+            if let Ok(seen) = self.shared.store().read(&self.places[at].name, known).await
+                && let Some(late) = self.places[at].open_late(&seen, sent)
+            {
+                self.late = Some(Box::new(late));
+            }
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct SealedBody {
     access_token: Option<WrittenToken>,
     identity: Option<[u8; 32]>,
     client_secret: Option<[u8; 32]>,
+    #[serde(default)]
+    shared: u64,
 }
 
 /// A [`Doubt`].
@@ -156,6 +158,7 @@ impl SealedBody {
             identity: state.identity.map(|identity| *identity.as_bytes()),
             client_secret: state.client_secret.map(|mark| *mark.as_bytes()),
             access_token: usable.map(|token| WrittenToken::new(token, now)),
+            shared: state.shared,
             written,
         }
     }
@@ -189,6 +192,7 @@ impl SealedBody {
             client_secret: self.client_secret.map(ClientSecretHash::from_bytes),
             uses_next_secret: clear.uses_next_secret,
             limiter: clear.limiter,
+            shared: self.shared,
         })
     }
 }
@@ -310,6 +314,8 @@ mod tests {
         let token =
             AccessToken::new(&"a".repeat(16_384), Generation::NONE, Moment::default(), lifetime, scopes);
         let largest = State {
+            shared: 7,
+
             refresh_token: Some(SecretString::from("r".repeat(50_000))),
             refused: vec![RefreshTokenHash::from_bytes([255; 32]); 16],
             doubt: Some(Doubt {

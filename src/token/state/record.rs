@@ -42,6 +42,8 @@ pub struct State {
     pub uses_next_secret: bool,
     /// The token limiter's snapshot.
     pub limiter: Snapshot,
+    /// The number of the shared record that this state was, or is to become; 0 without replicas.
+    pub shared: u64,
 }
 
 impl State {

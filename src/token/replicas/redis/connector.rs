@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection, SendError};
+use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
@@ -91,7 +92,7 @@ impl Address {
     fn info(&self) -> Result<ConnectionInfo, RedisError> {
         let info = self.url.as_str().into_connection_info()?;
         let settings = self.log_in(info.redis_settings().clone());
-        Ok(info.set_redis_settings(settings))
+        Ok(info.set_redis_settings(settings).set_tcp_settings(tcp()))
     }
 
     fn log_in(&self, mut settings: RedisConnectionInfo) -> RedisConnectionInfo {
@@ -130,7 +131,8 @@ impl Address {
         let mut builder =
             SentinelClientBuilder::new(sentinels, &self.sentinel_primary, SentinelServerType::Master)?
                 .set_client_to_redis_db(info.redis_settings().db())
-                .set_client_to_redis_protocol(ProtocolVersion::RESP3);
+                .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+                .set_client_to_redis_tcp_settings(tcp());
         if let Some(username) = &self.username {
             builder = builder.set_client_to_redis_username(username);
         }
@@ -146,6 +148,10 @@ impl Address {
         }
         builder.build()?.async_get_client().await
     }
+}
+
+fn tcp() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 fn host_and_port(text: &str) -> Option<(String, u16)> {

@@ -7,6 +7,7 @@ mod connector;
 mod scripts;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -22,6 +23,8 @@ use super::store::{MAX_RECORD_BYTES, Operation, Seen, SharedStore, StoreError, T
 
 /// How long the first operations wait for the first connection.
 const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// Operations in a row without an answer, after which another connection is made.
+const MAX_TIMEOUTS: u32 = 8;
 /// For how long a replica counts after its last heartbeat.
 const HEARTBEAT_LASTS: Duration = Duration::from_secs(15);
 
@@ -32,6 +35,8 @@ pub struct RedisStore {
     operation_timeout: Duration,
     link: watch::Receiver<Link>,
     broken: Arc<tokio::sync::Notify>,
+    /// The operations without an answer since the last one with an answer.
+    timeouts: AtomicU32,
     announcements: Announcements,
     scripts: Scripts,
     /// The task that connects, which ends with this.
@@ -70,6 +75,7 @@ impl RedisStore {
             operation_timeout,
             link,
             broken,
+            timeouts: AtomicU32::new(0),
             announcements,
             scripts: Scripts {
                 take: Script::new(scripts::TAKE),
@@ -97,14 +103,24 @@ impl RedisStore {
         let mut connection = self.connection().await?;
         let answer = timeout(self.operation_timeout, invocation.invoke_async(&mut connection)).await;
         match answer {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => {
+                self.timeouts.store(0, Ordering::Relaxed);
+                Ok(answer)
+            }
             Ok(Err(error)) => {
                 if must_connect_anew(&error) {
                     self.broken.notify_one();
                 }
                 Err(said(&error))
             }
-            Err(_) => Err(StoreError::Away(format!("no answer within {:?}", self.operation_timeout))),
+            Err(_) => {
+                // A server that has vanished without a word does not end the connection.
+                if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS {
+                    self.timeouts.store(0, Ordering::Relaxed);
+                    self.broken.notify_one();
+                }
+                Err(StoreError::Away(format!("no answer within {:?}", self.operation_timeout)))
+            }
         }
     }
 
@@ -168,7 +184,7 @@ impl SharedStore for RedisStore {
     fn give_back<'a>(&'a self, place: &'a str, holder: &'a str) -> Operation<'a, ()> {
         async move {
             let mut script = self.scripts.give_back.key(self.key(place, "lease"));
-            let _: bool = self.run(script.arg(holder).arg(self.channel()).arg(place)).await?;
+            let _: bool = self.run(script.arg(holder)).await?;
             Ok(())
         }
         .boxed()
@@ -189,7 +205,7 @@ impl SharedStore for RedisStore {
             script.arg(write.expected).arg(write.number).arg(write.record);
             script.arg(write.keep.map_or(0, milliseconds));
             script.arg(u8::from(write.is_announced)).arg(u8::from(write.keeps_late)).arg(MAX_RECORD_BYTES);
-            script.arg(self.channel()).arg(place);
+            script.arg(self.channel()).arg(place).arg(u8::from(write.clears_late));
             let (is_done, read): (bool, Read) = self.run(&script).await?;
             Ok(if is_done { Written::Done } else { Written::Lost(seen(read)) })
         }

@@ -54,12 +54,9 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 ";
 
-/// Gives a lease back, and tells who waits for it. KEYS: lease. ARGV: holder, channel, place.
+/// Gives a lease back. Who waits for the lease looks again by itself. KEYS: lease. ARGV: holder.
 pub(super) const GIVE_BACK: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  redis.call('DEL', KEYS[1])
-  redis.call('PUBLISH', ARGV[2], ARGV[3])
-end
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
 ";
 
@@ -67,7 +64,7 @@ return 1
 pub(super) const READ: &str = concat!(see!(), "return see(KEYS[1], ARGV[1], tonumber(ARGV[2]))");
 
 /// Replaces the record if its number is the expected one. KEYS: record. ARGV: expected number, new number, record, ttl in ms
-/// (0: none), whether to announce, whether to keep a late record, largest record, channel, place.
+/// (0: none), whether to announce, whether to keep a late record, largest record, channel, place, whether to drop a late record.
 pub(super) const WRITE: &str = concat!(
     see!(),
     r"
@@ -80,10 +77,8 @@ if number ~= ARGV[1] then
 end
 redis.call('HSET', KEYS[1], 'n', ARGV[2], 'v', ARGV[3])
 if ARGV[4] == '0' then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
-if ARGV[5] == '1' then
-  redis.call('HDEL', KEYS[1], 'late')
-  redis.call('PUBLISH', ARGV[8], ARGV[9])
-end
+if ARGV[10] == '1' then redis.call('HDEL', KEYS[1], 'late') end
+if ARGV[5] == '1' then redis.call('PUBLISH', ARGV[8], ARGV[9]) end
 return {1, see(KEYS[1], ARGV[2], 0)}
 "
 );

@@ -33,6 +33,7 @@ fn state() -> State {
     let scopes = vec!["a".to_owned(), "quoted\"\u{1}ü".to_owned()];
     let token = AccessToken::new(SECRETS[1], Generation::from_number(7), at(9_900), lifetime, scopes);
     State {
+        shared: 7,
         refresh_token: Some(SecretString::from(SECRETS[0])),
         refused: vec![RefreshTokenHash::of(&SecretString::from("dead"))],
         doubt: Some(Doubt {

@@ -56,7 +56,12 @@ fn run(seed: u64) -> (u64, u64, Vec<Option<String>>) {
 async fn fault(world: &mut World, random: &mut fastrand::Rng, excuse: &mut Excuse) {
     let one = random.usize(..world.replicas.len());
     let long = Duration::from_millis(random.u64(500..20_000));
-    match random.u8(..12) {
+    match random.u8(..15) {
+        12..=14 => {
+            world.replicas[one].cut.store(true, Ordering::Relaxed);
+            sleep(long).await;
+            world.replicas[one].cut.store(false, Ordering::Relaxed);
+        }
         0 | 1 => {
             world.replicas[one].stopped.send_replace(true);
             sleep(long).await;

@@ -1,7 +1,7 @@
 //! Replicas of one credential, their store, and a strict authorization server.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
@@ -146,6 +146,8 @@ pub(super) struct Replica {
     pub(super) source: TokenSource,
     pub(super) shared: SharedHandle,
     pub(super) stopped: watch::Sender<bool>,
+    /// Whether the network to the store is cut.
+    pub(super) cut: Arc<AtomicBool>,
     pub(super) tasks: [JoinHandle<()>; 2],
 }
 
@@ -176,7 +178,8 @@ impl World {
     pub(super) fn begin(&self) -> Replica {
         let clock = self.clock;
         let (stopped, is_stopped) = watch::channel(false);
-        let link = self.store.link(is_stopped.clone(), NEAR, self.loses_answer);
+        let cut = Arc::new(AtomicBool::new(false));
+        let link = self.store.link(is_stopped.clone(), Arc::clone(&cut), NEAR, self.loses_answer);
         let parse = |key: &SecretString| StateKey::parse(key).unwrap();
         let keys = std::iter::once(&self.key).chain(&self.previous_keys).map(parse).collect();
         let settings = Settings { keys, expected_replicas: 0, when_away: self.when_away };
@@ -193,7 +196,7 @@ impl World {
         let beats = stoppable(shared.clone().beat(), is_stopped);
         #[expect(clippy::disallowed_methods, reason = "ends with the replica")]
         let tasks = [tokio::spawn(runs), tokio::spawn(beats)];
-        Replica { source, shared, stopped, tasks }
+        Replica { source, shared, stopped, cut, tasks }
     }
 
     pub(super) fn start(&mut self, replicas: usize) {
