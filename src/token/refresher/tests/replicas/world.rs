@@ -139,6 +139,7 @@ pub(super) struct World {
     pub(super) replicas: Vec<Replica>,
     pub(super) named: AtomicU64,
     pub(super) clock: Clock,
+    pub(super) begun: Instant,
 }
 
 /// One replica, as a process.
@@ -171,6 +172,7 @@ impl World {
             replicas: Vec::new(),
             named: AtomicU64::new(0),
             clock: Clock::tokio(),
+            begun: Instant::now(),
         }
     }
 
