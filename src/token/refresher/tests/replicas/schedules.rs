@@ -37,23 +37,22 @@ fn run(seed: u64) -> (u64, u64, Vec<Option<String>>) {
         let mut world = World::new(&lines, Authorization::new(LIFETIME, grace));
         world.loses_answer = if random.u8(..3) == 0 { 0.02 } else { 0.0 };
         world.when_away = if random.bool() { WhenAway::Stop } else { WhenAway::LastHolder };
-        eprintln!(
-            "grace {grace:?} rotates {rotates} loses {} when {:?}",
+        let mut journal = vec![format!(
+            "grace {grace:?}, rotates {rotates}, loses {}, {:?}",
             world.loses_answer, world.when_away
-        );
+        )];
         world.start(random.usize(2..5));
         let mut excuse = Excuse::default();
         seconds(15).await;
         for _ in 0..random.u8(3..10) {
-            fault(&mut world, &mut random, &mut excuse).await;
+            fault(&mut world, &mut random, &mut excuse, &mut journal).await;
             sleep(Duration::from_millis(random.u64(..12_000))).await;
         }
-        eprintln!("{:?} calm", Instant::now().duration_since(world.begun));
         calm(&mut world).await;
         let (requests, reuses) = (world.server.requests(), world.reuses());
         let is_excused =
             excuse.lost_answer || excuse.lost_record || excuse.is_cut_off || world.loses_answer > 0.0;
-        assert!(reuses == 0 || is_excused, "a refresh token was used {reuses} times too often");
+        assert!(reuses == 0 || is_excused, "a refresh token was used {reuses} times too often: {journal:#?}");
         if !world.server.ledger().is_revoked {
             world.assert_agreed();
         }
@@ -61,16 +60,21 @@ fn run(seed: u64) -> (u64, u64, Vec<Option<String>>) {
     })
 }
 
-async fn fault(world: &mut World, random: &mut fastrand::Rng, excuse: &mut Excuse) {
+async fn fault(
+    world: &mut World,
+    random: &mut fastrand::Rng,
+    excuse: &mut Excuse,
+    journal: &mut Vec<String>,
+) {
     let one = random.usize(..world.replicas.len());
 
     let long = Duration::from_millis(random.u64(500..20_000));
     let kind = random.u8(..15);
-    eprintln!(
+    journal.push(format!(
         "{:?}: fault {kind} of {one} for {long:?}; {:?}",
-        Instant::now().duration_since(world.begun),
+        world.begun.elapsed(),
         world.tokens()
-    );
+    ));
     match kind {
         12..=14 => {
             // Others see a store that is back, while the last holder, which went on alone, does not reach it.
