@@ -7,6 +7,7 @@ mod api;
 pub mod attention;
 mod confirmation;
 mod credentials;
+mod deliveries;
 mod exposition;
 mod hand_over;
 mod html;

@@ -14,6 +14,8 @@ use crate::telemetry::event::{milliseconds, timestamp};
 use crate::telemetry::history::{LastError, RecentEvent, Record};
 use crate::token::{CredentialStatus, Operator, TokenSource};
 
+pub use super::deliveries::{Audit, Webhook};
+
 /// The daemon at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -276,30 +278,6 @@ pub struct Shared {
     pub conflicts: u64,
     /// The records that this replica has given back to a store that had lost them.
     pub repairs: u64,
-}
-
-/// The audit trail since the start.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct Audit {
-    /// Events that were recorded.
-    pub events: u64,
-    /// Events that were lost.
-    pub failures: u64,
-}
-
-/// A webhook, with counts since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Webhook {
-    /// The name.
-    pub name: String,
-    /// Scheme and authority of its URL.
-    pub origin: String,
-    /// Events that were delivered.
-    pub delivered: u64,
-    /// Attempts that failed.
-    pub failed: u64,
-    /// Events that wait.
-    pub queued: usize,
 }
 
 /// A time by RFC 3339, with milliseconds.
