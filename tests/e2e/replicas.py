@@ -493,13 +493,13 @@ def stopped_holder():
 
 def stop_holder(rounds):
     store = Store(tempfile.mkdtemp(dir=WORK))
-    platform = Platform(lifetime=45)
+    platform = Platform(lifetime=60)
     fleet = Fleet(platform, local(store), "refresh_token")
     fleet.start(3)
     fleet.agree()
     for _ in range(rounds):
         platform.hold_next("after")
-        assert platform.held.wait(60), "no refresh"
+        assert platform.held.wait(90), "no refresh"
         holder = holder_of(fleet, store)
         holder.signal(signal.SIGSTOP)
         platform.release.set()
