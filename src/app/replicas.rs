@@ -20,6 +20,10 @@ pub enum SharedError {
 }
 
 /// Whether the store could be set up. Does not connect.
+#[cfg_attr(
+    not(feature = "redis"),
+    expect(clippy::unnecessary_wraps, reason = "fails with the feature alone")
+)]
 pub(super) fn check(config: &Config) -> Result<(), SharedError> {
     #[cfg(feature = "redis")]
     if let Some(shared) = &config.shared {
@@ -31,6 +35,10 @@ pub(super) fn check(config: &Config) -> Result<(), SharedError> {
 }
 
 /// The handle of the store, which connects at once; `None` without replicas.
+#[cfg_attr(
+    not(feature = "redis"),
+    expect(clippy::unnecessary_wraps, reason = "fails with the feature alone")
+)]
 pub(super) fn connect(
     config: &Config,
     instance: &str,
