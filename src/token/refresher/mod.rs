@@ -114,8 +114,6 @@ pub struct Refresher<E> {
     look_at_state: Moment,
     /// The refresh token that another replica may just have used, for which this one waits until its access token ends.
     awaited: Option<RefreshTokenHash>,
-    /// Until when another replica has the turn, where this one waits for it.
-    waits_for_other: Option<Moment>,
     /// Before this moment the limiter admits no request, with or without the turn.
     no_turn_before: Moment,
     /// The latest request of another replica whose rejection was not taken for ours.
@@ -127,6 +125,8 @@ enum NextAction {
     Ask,
     /// Take the turn among the replicas.
     TakeTurn,
+    /// Wait while another replica has the turn.
+    WaitForTurn(Moment),
     Wait(Moment),
 }
 
@@ -174,7 +174,6 @@ impl<E: TokenEndpoint> Refresher<E> {
             obstacle: None,
             look_at_state: clock.now(),
             awaited: None,
-            waits_for_other: None,
             no_turn_before: Moment::default(),
             unlatched: None,
             credential,
@@ -215,7 +214,7 @@ impl<E: TokenEndpoint> Refresher<E> {
                     () = &mut stop => break true,
                 },
                 NextAction::TakeTurn => Box::pin(self.take_turn()).await,
-                NextAction::Wait(until) => {
+                NextAction::Wait(until) | NextAction::WaitForTurn(until) => {
                     // A lease under which a refresh token is still to be written is kept.
                     if !self.owes() {
                         self.end_turn().await;
@@ -256,7 +255,6 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         let turn = self.turn();
         let is_free = self.limiter.blocked().is_none_or(|blocked| blocked.until <= now);
-        self.waits_for_other = None;
         let may_ask = self.is_ordered || (is_free && now >= self.no_turn_before);
         let waits = if may_ask { self.waits_for_replicas(turn) } else { None };
         if let Some(step) = waits {

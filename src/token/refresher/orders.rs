@@ -37,14 +37,12 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.watch_end_of_refresh_token();
         let step = self.next_step();
         self.publish_standing();
-        if self.waits_for_other.is_some() {
-            // An order is answered by what the other replica brings.
+        // Where another replica has the turn, an order is answered by what that one brings.
+        if !matches!(step, NextAction::Wait(_)) {
             return step;
         }
-        if matches!(step, NextAction::Wait(_)) {
-            self.progress.send_if_modified(|progress| std::mem::take(&mut progress.underway));
-        }
-        if matches!(step, NextAction::Wait(_)) && self.orders.refreshes.is_requested() {
+        self.progress.send_if_modified(|progress| std::mem::take(&mut progress.underway));
+        if self.orders.refreshes.is_requested() {
             self.orders.refreshes.respond(self.why_not());
             if std::mem::take(&mut self.is_ordered) {
                 // Without the order, another barrier may hold.

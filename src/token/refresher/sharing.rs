@@ -70,12 +70,11 @@ impl<E: TokenEndpoint> Refresher<E> {
                 Some(until.filter(|until| now < *until).map_or(NextAction::TakeTurn, NextAction::Wait))
             }
             Turn::Other(until) => {
-                self.waits_for_other = Some(until);
                 self.progress.send_if_modified(|progress| {
                     progress.blocked = None;
                     !std::mem::replace(&mut progress.underway, true)
                 });
-                Some(NextAction::Wait(until))
+                Some(NextAction::WaitForTurn(until))
             }
             Turn::Mine => self.awaits_another(now, true).or(known_from).map(NextAction::Wait),
             Turn::Away if spends && !self.may_go_on_alone() => {

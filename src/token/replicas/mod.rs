@@ -77,10 +77,8 @@ pub struct SharedRecord {
     time: StoreTime,
     /// Until when another holder has the lease.
     taken_until: Moment,
-    /// Before this moment, the store is not asked again.
-    away_until: Moment,
-    /// Whether the store did not answer last time.
-    is_away: bool,
+    /// Before this moment, the store is not asked again; none after an answer.
+    away_until: Option<Moment>,
     /// When the store answered again after it was away.
     returned: Option<Moment>,
     /// When the store was seen to have lost its memory, or a part of it.
@@ -112,8 +110,7 @@ impl SharedRecord {
             fence: 0,
             time: StoreTime::default(),
             taken_until: Moment::default(),
-            away_until: Moment::default(),
-            is_away: false,
+            away_until: None,
             returned: None,
             forgot: None,
             look_at: clock.now(),
@@ -133,10 +130,15 @@ impl SharedRecord {
         let now = self.clock.now();
         match &self.lease {
             Some(lease) if lease.lasts(LEAST_LEASE) => Turn::Mine,
-            _ if now < self.away_until => Turn::Away,
+            _ if self.is_away(now) => Turn::Away,
             None if now < self.taken_until => Turn::Other(self.taken_until),
             _ => Turn::Open,
         }
+    }
+
+    /// Whether the store did not answer last time, and is not asked again yet.
+    fn is_away(&self, now: Moment) -> bool {
+        self.away_until.is_some_and(|until| now < until)
     }
 
     /// When to read the record next, also without an announcement.
@@ -258,8 +260,8 @@ impl SharedRecord {
     /// the earlier one, because the store was away or has lost its memory, ours is written.
     pub(super) async fn look(&mut self, ours: &State) -> Option<State> {
         self.look_at = self.clock.now() + POLL_INTERVAL.mul_f64(1.0 - fastrand::f64() / 5.0);
-        if self.clock.now() < self.away_until {
-            self.look_at = self.away_until;
+        if let Some(until) = self.away_until.filter(|until| self.clock.now() < *until) {
+            self.look_at = until;
             return None;
         }
         let mut found = None;
@@ -353,16 +355,14 @@ impl SharedRecord {
 
     fn here(&mut self, seen: &Seen) {
         self.time = StoreTime { now: seen.now, at: self.clock.now() };
-        self.away_until = Moment::default();
-        if std::mem::take(&mut self.is_away) {
+        if self.away_until.take().is_some() {
             self.returned = Some(self.clock.now());
         }
         self.shared.here();
     }
 
     fn away(&mut self, error: &StoreError) {
-        self.away_until = self.clock.now() + AWAY_RECHECK;
-        self.is_away = true;
+        self.away_until = Some(self.clock.now() + AWAY_RECHECK);
         self.shared.away(error);
     }
 

@@ -16,7 +16,7 @@ const WRITE_ATTEMPTS: usize = 3;
 impl SharedRecord {
     /// Shares a state.
     pub(in crate::token) async fn write(&mut self, state: &State, occasion: Occasion) -> Share {
-        if self.clock.now() < self.away_until {
+        if self.is_away(self.clock.now()) {
             self.number += 1;
             self.is_ahead = true;
             self.is_latest_ours |= occasion == Occasion::Success;
