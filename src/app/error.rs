@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::replicas::SharedError;
 use crate::admin::token_file::TokenFileError;
 use crate::config::Listen;
 use crate::systemd::sockets::PassedSocketError;
@@ -38,9 +37,6 @@ pub enum StartError {
         /// The open address with the same port.
         own: Listen,
     },
-    /// The store that replicas share cannot be set up.
-    #[error(transparent)]
-    Shared(#[from] SharedError),
     /// A socket that systemd passes cannot be used.
     #[error(transparent)]
     PassedSocket(#[from] PassedSocketError),
@@ -114,7 +110,6 @@ impl StartError {
     pub const fn is_of_the_configuration(&self) -> bool {
         match self {
             Self::PassedSocket(_)
-            | Self::Shared(_)
             | Self::Credential { .. }
             | Self::Upstream { .. }
             | Self::Webhook { .. }

@@ -118,7 +118,6 @@ impl Daemon {
         admin::check_own_token(config)?;
         listen_sockets::check(config)?;
         reports::check(config)?;
-        replicas::check(config)?;
         Self::settings(config, "bearerd").map(|_| ())
     }
 
@@ -168,7 +167,7 @@ impl Daemon {
         let events = Events::traced(instance.clone(), traces.spans.clone());
         let mut tasks = JoinSet::new();
         let reports = Reports::start(&config, &trust, &events, &mut tasks)?;
-        let shared = replicas::connect(&config, &instance, &events, clock, &mut tasks)?;
+        let shared = replicas::connect(&config, &instance, &events, clock, &mut tasks);
         let plans = plan(&config.credentials, &[], &trust, (&events, shared.as_ref()), clock)?;
         let built: Vec<_> = plans.into_iter().filter_map(Plan::begun).collect();
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();

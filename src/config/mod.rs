@@ -41,7 +41,6 @@ pub use model::token_field::{TokenField, TokenScheme};
 pub use model::tracing::{Sampler, Tracing};
 pub use model::webhook::{EventPattern, Webhook, WebhookFormat, WebhookUrl, signing_key};
 pub use resolve::Checked;
-pub use resolve::shared_store::keys_of as shared_keys;
 pub use source::diagnostics::Diagnostics;
 
 use source::diagnostics::{Problem, Sources};

@@ -30,7 +30,7 @@ impl Fingerprints {
     /// Those of a credential.
     pub(super) fn of_credential(credential: &Credential) -> Self {
         let key = credential.state.as_ref().and_then(|place| place.key.as_ref());
-        let key = key.and_then(|key| StateKey::parse(key.initial()).ok());
+        let key = key.map(StateKey::checked);
         Self::new(key.map(|key| key.fingerprint_key()))
     }
 

@@ -1,6 +1,8 @@
 //! Endpoints of an authorization server: configured, or discovered from the issuer (RFC 8414, OpenID Connect
 //! Discovery).
 
+use std::net::Ipv4Addr;
+
 use url::Url;
 
 /// An endpoint of an authorization server.
@@ -92,7 +94,11 @@ pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
+        // Outside of the schemes of the web, an IPv4 address is a name to the parser.
+        Some(url::Host::Domain(name)) => {
+            name.eq_ignore_ascii_case("localhost")
+                || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+        }
         None => false,
     }
 }

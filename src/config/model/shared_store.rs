@@ -1,15 +1,14 @@
 //! `[shared]`: the store through which replicas share tokens.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use url::Url;
 
 use super::secret::Secret;
+use super::state_key::StateKey;
 
 /// The store through which replicas share tokens, and how they do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Shared {
     /// `redis://` or `rediss://`, without user information.
     pub url: Url,
@@ -17,10 +16,10 @@ pub struct Shared {
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
-    /// PEM file with the authorities to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// The sentinels, as `HOST:PORT`.
-    pub sentinels: Vec<String>,
+    /// The authorities to trust instead of the system's, in PEM.
+    pub authorities: Option<Vec<u8>>,
+    /// The host and port of each sentinel.
+    pub sentinels: Vec<(String, u16)>,
     /// The name of the primary that the sentinels know.
     pub sentinel_master: String,
     /// The key that seals what is shared.
@@ -47,17 +46,9 @@ pub enum WhenAway {
     LastHolder,
 }
 
-impl PartialEq for Shared {
-    fn eq(&self, other: &Self) -> bool {
-        let secrets = |shared: &Self| {
-            let secrets = shared.password.iter().chain([&shared.key]).chain(&shared.previous_keys);
-            secrets.map(|secret| secret.initial().expose_secret().to_owned()).collect::<Vec<_>>()
-        };
-        let settings = |shared: &Self| {
-            let Self { url, username, ca_file, sentinels, sentinel_master, prefix, .. } = shared.clone();
-            (url, username, ca_file, sentinels, sentinel_master, prefix)
-        };
-        let rest = |shared: &Self| (shared.operation_timeout, shared.expected_replicas, shared.when_away);
-        settings(self) == settings(other) && rest(self) == rest(other) && secrets(self) == secrets(other)
+impl Shared {
+    /// The key that seals what is shared, then the previous ones.
+    pub fn keys(&self) -> Vec<StateKey> {
+        std::iter::once(&self.key).chain(&self.previous_keys).map(StateKey::checked).collect()
     }
 }

@@ -14,6 +14,8 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox, SecretString};
 use thiserror::Error;
 
+use super::secret::Secret;
+
 const KEY_BYTES: usize = 32;
 /// Length of a key in base64.
 const TEXT_BYTES: usize = 44;
@@ -54,6 +56,15 @@ impl StateKey {
         let mut key = SecretBox::<[u8; KEY_BYTES]>::default();
         key.expose_secret_mut().copy_from_slice(&bytes[..KEY_BYTES]);
         Ok(Self(key))
+    }
+
+    /// The key in a secret of a configuration, which has been checked to be one.
+    ///
+    /// # Panics
+    ///
+    /// If the secret is no key.
+    pub fn checked(secret: &Secret) -> Self {
+        Self::parse(secret.initial()).expect("a key is checked with the configuration")
     }
 
     /// Generates a key, in base64.

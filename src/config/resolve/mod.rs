@@ -30,7 +30,7 @@ mod secret;
 mod secret_text;
 mod server;
 mod server_tls;
-pub(in crate::config) mod shared_store;
+mod shared_store;
 mod state;
 mod token_field;
 mod tracing;

@@ -1,15 +1,14 @@
 //! `[shared]`: the store through which replicas share tokens.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use toml::Spanned;
-use url::{Host, Url};
+use url::Url;
 
 use super::Resolver;
-use crate::config::model::secret::{Secret, SecretSource};
+use crate::config::model::endpoint::is_loopback;
+use crate::config::model::pem_file::{self, MAX_AUTHORITIES_BYTES};
 use crate::config::model::shared_store::{Shared, WhenAway};
-use crate::config::model::state_key::StateKey;
 use crate::config::source::key::Key;
 use crate::config::source::schema;
 
@@ -31,12 +30,13 @@ impl Resolver<'_> {
         let url = self.required(&owner, "url", &keys.url, URL).cloned();
         let url = url.and_then(|text| self.store_url(&text, &keys.insecure));
         let key = self.required(&owner, "key", &keys.key, KEY).cloned();
-        let key = key.and_then(|source| self.shared_key(&source));
+        let key = key.and_then(|source| self.sealing_key(&source, KEY));
         let previous = keys.key_previous.into_usable().map(Spanned::into_inner);
         let previous = previous.iter().flat_map(|sources| sources.0.iter().flatten());
-        let previous_keys = previous.filter_map(|source| self.shared_key(source)).collect();
+        let previous_keys = previous.filter_map(|source| self.sealing_key(source, KEY)).collect();
         let is_plain = url.as_ref().is_some_and(|url| url.scheme() == "redis");
-        let (_, authorities) = self.roots(&keys.ca_file, &Key::Absent, is_plain);
+        let (_, ca_file) = self.roots(&keys.ca_file, &Key::Absent, is_plain);
+        let authorities = ca_file.and_then(|file| pem_file::read(&file.path, MAX_AUTHORITIES_BYTES).ok());
         let sentinels = self.sentinels(&keys.sentinels);
         let sentinel_master = keys.sentinel_master.usable().map(|name| name.get_ref().clone());
         let sentinel_master = sentinel_master.unwrap_or_default();
@@ -56,7 +56,7 @@ impl Resolver<'_> {
             url: url?,
             username: keys.username.usable().map(|name| name.get_ref().clone()),
             password: keys.password.usable().and_then(|source| self.secret(source)),
-            ca_file: authorities.and(keys.ca_file.usable()).map(|path| self.folder.join(path.get_ref())),
+            authorities,
             sentinels,
             sentinel_master,
             key: key?,
@@ -65,13 +65,6 @@ impl Resolver<'_> {
             operation_timeout,
             expected_replicas: keys.expected_replicas.or_default(),
             when_away: keys.when_away.or(WhenAway::Stop),
-        })
-    }
-
-    fn shared_key(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
-        self.secret_that(source, KEY, |key| {
-            let error = StateKey::parse(key.initial()).err()?;
-            Some(format!("{} is not usable: {error}", key.place()))
         })
     }
 
@@ -103,21 +96,25 @@ impl Resolver<'_> {
         Some(url)
     }
 
-    fn sentinels(&mut self, written: &Key<schema::Texts>) -> Vec<String> {
+    fn sentinels(&mut self, written: &Key<schema::Texts>) -> Vec<(String, u16)> {
         let entries = written.usable().into_iter().flat_map(|texts| texts.get_ref().iter().flatten());
         let mut sentinels = Vec::new();
         for entry in entries {
-            let has_port = entry.get_ref().rsplit_once(':').is_some_and(|(host, port)| {
-                !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
-            });
-            if has_port {
-                sentinels.push(entry.get_ref().clone());
-            } else {
-                self.error(entry.span(), "not the address of a sentinel", "write \"HOST:26379\"");
+            match host_and_port(entry.get_ref()) {
+                Some(sentinel) => sentinels.push(sentinel),
+                None => self.error(entry.span(), "not the address of a sentinel", "write \"HOST:26379\""),
             }
         }
         sentinels
     }
+}
+
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_host = !host.is_empty() && !host.contains('/');
+    is_host.then_some(())?;
+    Some((host.to_owned(), port.parse().ok()?))
 }
 
 /// Whether a key says something; `None` where it was refused.
@@ -127,29 +124,6 @@ fn has<T>(key: &Key<T>, says: impl Fn(&T) -> bool) -> Option<bool> {
         Key::Refused => None,
         Key::Written(value) => Some(says(value.get_ref())),
     }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Host::Domain(name)) => {
-            let ip = name.trim_matches(['[', ']']).parse::<IpAddr>();
-            name.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
-        }
-        None => false,
-    }
-}
-
-/// The key and the previous ones as they seal records.
-///
-/// # Panics
-///
-/// If a key is none, which is checked with the configuration.
-pub fn keys_of(shared: &Shared) -> Vec<StateKey> {
-    let parsed =
-        |key: &Secret| StateKey::parse(key.initial()).expect("a key is checked with the configuration");
-    std::iter::once(&shared.key).chain(&shared.previous_keys).map(parsed).collect()
 }
 
 #[cfg(test)]

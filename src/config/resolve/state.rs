@@ -113,12 +113,17 @@ impl Resolver<'_> {
         previous
     }
 
-    /// A key for the state file at `path`.
-    fn state_key(&mut self, source: &Spanned<SecretSource>, path: Option<&Path>) -> Option<Secret> {
-        let key = self.secret_that(source, "write 32 bytes in base64, as `bearerd keygen` does", |key| {
+    /// A key that seals what outlives the process or leaves the machine.
+    pub(super) fn sealing_key(&mut self, source: &Spanned<SecretSource>, help: &str) -> Option<Secret> {
+        self.secret_that(source, help, |key| {
             let error = StateKey::parse(key.initial()).err()?;
             Some(format!("{} is not usable: {error}", key.place()))
-        })?;
+        })
+    }
+
+    /// A key for the state file at `path`.
+    fn state_key(&mut self, source: &Spanned<SecretSource>, path: Option<&Path>) -> Option<Secret> {
+        let key = self.sealing_key(source, "write 32 bytes in base64, as `bearerd keygen` does")?;
         if let SecretSource::File(file) = source.get_ref() {
             self.warn_of_key_file(&self.folder.join(file), path, &source.span());
         }

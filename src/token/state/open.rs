@@ -10,7 +10,6 @@ use super::file::{
 use super::{DurableState, warn_of};
 use crate::causes::in_one_line;
 use crate::clock::Clock;
-use crate::config;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, StatePlace};
 use crate::token::limiter::LATCH_MAX;
@@ -78,15 +77,9 @@ impl DurableState {
     }
 }
 
-/// # Panics
-///
-/// If a key is none, which is checked with the configuration.
 fn keys_of(place: &StatePlace) -> StateKeys {
-    let parsed = |key: &config::Secret| {
-        StateKey::parse(key.initial()).expect("a state key is checked with the configuration")
-    };
     place.key.as_ref().map_or_else(StateKeys::none, |key| {
-        StateKeys::new(parsed(key), place.previous_keys.iter().map(parsed).collect())
+        StateKeys::new(StateKey::checked(key), place.previous_keys.iter().map(StateKey::checked).collect())
     })
 }
 

@@ -13,7 +13,6 @@ use redis::{
     TlsMode, Value,
 };
 use secrecy::{ExposeSecret, SecretString};
-use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -37,16 +36,11 @@ pub struct Address {
     pub password: Option<SecretString>,
     /// The certificate authorities in PEM, in the place of the system's.
     pub roots: Option<Vec<u8>>,
-    /// Sentinels, as `HOST:PORT`, which know the primary named `sentinel_primary`.
-    pub sentinels: Vec<String>,
+    /// The host and port of each sentinel; they know the primary named `sentinel_primary`.
+    pub sentinels: Vec<(String, u16)>,
     /// The name of the primary.
     pub sentinel_primary: String,
 }
-
-/// An address that leads to no store.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{0}")]
-pub struct IllegalAddress(String);
 
 /// The state of the connection.
 #[derive(Clone, Debug)]
@@ -69,23 +63,7 @@ pub(super) struct Connector {
 }
 
 impl Address {
-    /// Checks the address.
-    ///
-    /// # Errors
-    ///
-    /// [`IllegalAddress`], without a secret.
-    pub fn check(&self) -> Result<(), IllegalAddress> {
-        let illegal = |error: RedisError| IllegalAddress(error.to_string());
-        self.info().map_err(illegal)?;
-        self.sentinels.iter().try_for_each(|sentinel| {
-            host_and_port(sentinel)
-                .map(drop)
-                .ok_or_else(|| IllegalAddress(format!("`{sentinel}` is not HOST:PORT")))
-        })
-    }
-
-    /// Whether the connection is encrypted.
-    pub fn is_encrypted(&self) -> bool {
+    fn is_encrypted(&self) -> bool {
         self.url.starts_with("rediss://")
     }
 
@@ -120,8 +98,7 @@ impl Address {
                 Client::open(info)
             };
         }
-        let sentinels = self.sentinels.iter().filter_map(|sentinel| host_and_port(sentinel));
-        let sentinels = sentinels.map(|(host, port)| {
+        let sentinels = self.sentinels.iter().cloned().map(|(host, port)| {
             if self.is_encrypted() {
                 ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
             } else {
@@ -152,12 +129,6 @@ impl Address {
 
 fn tcp() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
-}
-
-fn host_and_port(text: &str) -> Option<(String, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    Some((host.to_owned(), port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
 }
 
 impl Connector {

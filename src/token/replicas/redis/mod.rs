@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub use self::connector::{Address, IllegalAddress};
+pub use self::connector::Address;
 use self::connector::{Announcements, Connector, Link, said};
 use super::store::{MAX_RECORD_BYTES, Operation, Seen, SharedStore, StoreError, Take, Taken, Write, Written};
 
