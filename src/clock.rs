@@ -120,6 +120,36 @@ impl Clock {
     }
 }
 
+/// Converts moments to times of the wall clock, as of one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct WallTimes {
+    now: Moment,
+    wall: SystemTime,
+}
+
+impl WallTimes {
+    /// The times as of now.
+    pub fn now(clock: Clock) -> Self {
+        Self { now: clock.now(), wall: clock.wall() }
+    }
+
+    /// The moment as of which the times are.
+    pub const fn moment(self) -> Moment {
+        self.now
+    }
+
+    /// The time of that moment.
+    pub const fn wall(self) -> SystemTime {
+        self.wall
+    }
+
+    /// The time of a moment, past or coming.
+    pub fn at(self, moment: Moment) -> SystemTime {
+        let later = self.wall.checked_add(self.now.until(moment)).unwrap_or(self.wall);
+        later.checked_sub(self.now.since(moment)).unwrap_or(self.wall)
+    }
+}
+
 /// The wall-clock time, for dates that leave the process; never for how long something lives.
 pub fn wall_clock() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]

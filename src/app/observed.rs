@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::StatusCode;
@@ -17,7 +16,7 @@ use crate::admin::status::{
     Audit, Certificate, Configuration, Failure, Hold, LastReload, Shared, Time, Upstream, Webhook,
 };
 use crate::admin::{Histogram, Parts, RouteFigures};
-use crate::clock::{Moment, wall_clock};
+use crate::clock::{WallTimes, wall_clock};
 use crate::config::model::certificate;
 use crate::config::{Config, Route};
 use crate::peer_text::printable;
@@ -184,7 +183,7 @@ impl Parts for Observed {
 
     fn upstreams(&self) -> Vec<Upstream> {
         let in_force = self.in_force.load();
-        let times = Times::now(&in_force.settings);
+        let times = WallTimes::now(in_force.settings.clock);
         let upstream = |one: &Arc<Connected>| {
             let (breaker, wait) = one.breaker.seen();
             Upstream {
@@ -194,7 +193,7 @@ impl Parts for Observed {
                 connections: one.gauges.connections.get(),
                 waiting: one.gauges.waiting.get(),
                 last_error: one.breaker.failure().map(|failure| Failure {
-                    at: times.past(failure.at),
+                    at: Time::new(times.at(failure.at)),
                     outcome: failure.code.clone().into_owned(),
                     detail: printable(&failure.detail),
                 }),
@@ -206,14 +205,14 @@ impl Parts for Observed {
     fn routes(&self) -> Vec<RouteFigures> {
         let in_force = self.in_force.load();
         let InForceParts { config, settings, .. } = &**in_force;
-        let times = Times::now(settings);
+        let times = WallTimes::now(settings.clock);
         let hold = |route: &Route| {
             let route = settings.table.find(route.host.as_deref(), &route.path)?;
-            let (held, token) = (route.hold.seen(times.now)?, route.token.as_ref()?);
+            let (held, token) = (route.hold.seen(times.moment())?, route.token.as_ref()?);
             Some(Hold {
                 credential: token.name().to_owned(),
-                since: times.past(held.since),
-                until: times.coming(held.until),
+                since: Time::new(times.at(held.since)),
+                until: Time::new(times.at(held.until)),
                 outcome: held.cause.as_str().to_owned(),
                 status_codes: route.retry_on.iter().map(StatusCode::as_u16).collect(),
             })
@@ -275,27 +274,6 @@ impl Parts for Observed {
             queued: one.queued,
         };
         self.webhook_status().into_iter().map(webhook).collect()
-    }
-}
-
-/// Converts moments to times of the wall clock.
-#[derive(Clone, Copy)]
-struct Times {
-    now: Moment,
-    wall: SystemTime,
-}
-
-impl Times {
-    fn now(settings: &ServiceSettings) -> Self {
-        Self { now: settings.clock.now(), wall: settings.clock.wall() }
-    }
-
-    fn past(self, moment: Moment) -> Option<Time> {
-        self.wall.checked_sub(self.now.since(moment)).and_then(Time::new)
-    }
-
-    fn coming(self, moment: Moment) -> Option<Time> {
-        self.wall.checked_add(self.now.until(moment)).and_then(Time::new)
     }
 }
 

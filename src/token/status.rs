@@ -12,7 +12,7 @@ use super::help::{authorize_again, help, help_for_rejected_token};
 use super::limiter::Barrier;
 use super::progress::{Reason, RefreshProgress, Standing};
 use super::source::TokenSource;
-use crate::clock::Moment;
+use crate::clock::{Moment, WallTimes};
 use crate::config::Credential;
 use crate::telemetry::history::{History, Record};
 
@@ -108,22 +108,22 @@ impl CredentialStatus {
     /// The status now of the credential that `source` reads.
     pub(super) fn now(source: &TokenSource, credential: &Credential, history: &History) -> Self {
         let (progress, rejection, clock) = source.seen();
-        let times = Times { now: clock.now(), wall: clock.wall() };
+        let times = WallTimes::now(clock);
         let token = source.latest();
         let is_usable = source.current().is_some();
-        let (state, reason) = standing(&progress, rejection, token.is_some(), is_usable, times.now);
+        let (state, reason) = standing(&progress, rejection, token.is_some(), is_usable, times.moment());
         let standing = progress.standing;
         let is_failing = progress.failure.is_some();
         let blocked =
-            progress.blocked.filter(|blocked| times.now < blocked.until && !is_never(blocked.until));
+            progress.blocked.filter(|blocked| times.moment() < blocked.until && !is_never(blocked.until));
         // A token that a route rejects is due now, whatever the rest of its life.
         let due = standing.due.filter(|due| !is_never(*due));
-        let due = if source.is_rejected() { due.map(|due| due.min(times.now)) } else { due };
+        let due = if source.is_rejected() { due.map(|due| due.min(times.moment())) } else { due };
         let expires = token.as_deref().map(AccessToken::expires);
         let changed = match expires {
             // Nothing happens when a token ends, so the change may be observed later.
-            Some(end) if state == CredentialState::Unusable && end <= times.now => times.at(end),
-            _ => times.wall,
+            Some(end) if state == CredentialState::Unusable && end <= times.moment() => times.at(end),
+            _ => times.wall(),
         };
         let failure = progress.failure.clone();
         let record = history.record();
@@ -143,7 +143,7 @@ impl CredentialStatus {
             next_refresh: due.filter(|_| !is_failing).map(|due| times.at(due)),
             next_attempt: match (is_failing || !is_usable, due, blocked) {
                 (false, ..) | (_, None, _) => None,
-                (true, Some(due), None) => Some(times.at(due.max(times.now))),
+                (true, Some(due), None) => Some(times.at(due.max(times.moment()))),
                 (true, Some(due), Some(blocked)) => Some(times.at(blocked.until.max(due))),
             },
             not_before: blocked
@@ -153,25 +153,11 @@ impl CredentialStatus {
             rotations: standing.rotations,
             refresh_token_expires: source.refresh_token_expires(),
             is_durable: standing.is_durable,
-            quota_remaining: quota_remaining(standing.quota_full_at, credential, times.now),
+            quota_remaining: quota_remaining(standing.quota_full_at, credential, times.moment()),
             waiters: source.waiters(),
             failure,
             record,
         }
-    }
-}
-
-/// Converts moments to the wall clock.
-#[derive(Clone, Copy)]
-struct Times {
-    now: Moment,
-    wall: SystemTime,
-}
-
-impl Times {
-    fn at(self, moment: Moment) -> SystemTime {
-        let later = self.wall.checked_add(self.now.until(moment)).unwrap_or(self.wall);
-        later.checked_sub(self.now.since(moment)).unwrap_or(self.wall)
     }
 }
 

@@ -126,6 +126,15 @@ fn rejected() -> TokenError {
     }
 }
 
+fn invalid_grant() -> TokenError {
+    TokenError::Rejected {
+        status: 400,
+        code: "invalid_grant".into(),
+        description: None,
+        refusal: Refusal::Grant,
+    }
+}
+
 fn throttled(seconds: u64) -> TokenError {
     let retry_after = Some(Duration::from_secs(seconds));
     TokenError::Throttled { status: 429, retry_after, at_least: Duration::ZERO }

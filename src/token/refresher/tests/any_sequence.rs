@@ -48,17 +48,8 @@ fn answers() -> impl Strategy<Value = Act> {
         1 => Just(Act::Panic),
         1 => (0u64..2000).prop_map(|seconds| Act::Fail(throttled(seconds))),
         2 => Just(Act::Fail(rejected())),
-        1 => Just(Act::Fail(refused())),
+        1 => Just(Act::Fail(invalid_grant())),
     ]
-}
-
-fn refused() -> TokenError {
-    TokenError::Rejected {
-        status: 400,
-        code: "invalid_grant".into(),
-        description: None,
-        refusal: Refusal::Grant,
-    }
 }
 
 /// Notes when it was asked, and before when it should not have been again.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::state::{Server, configured_with, end, invalid_grant, on_disk, put, refresh_token, run, with};
+use super::state::{Server, configured_with, end, on_disk, put, refresh_token, run, with};
 use super::*;
 
 fn falling_back(folder: &Path, lines: &str) -> Arc<Credential> {

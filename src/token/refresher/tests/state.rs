@@ -54,15 +54,6 @@ pub(super) fn with(refresh_token: &str, access_token: &str) -> TokenResponse {
     TokenResponse { refresh_token: Some(SecretString::from(refresh_token)), ..grant(access_token, 10) }
 }
 
-pub(super) fn invalid_grant() -> TokenError {
-    TokenError::Rejected {
-        status: 400,
-        code: "invalid_grant".into(),
-        description: None,
-        refusal: Refusal::Grant,
-    }
-}
-
 pub(super) fn configured(folder: &Path, refresh_token: &str) -> Arc<Credential> {
     configured_with(folder, &format!("refresh_token = \"{refresh_token}\"\n{ROOMY}"))
 }

@@ -90,12 +90,7 @@ impl Ledger {
                 // A strict server ends the whole family.
                 self.is_revoked = true;
             }
-            return Err(TokenError::Rejected {
-                status: 400,
-                code: "invalid_grant".into(),
-                description: None,
-                refusal: Refusal::Grant,
-            });
+            return Err(invalid_grant());
         }
         if !is_repeated {
             self.previous = Some((
