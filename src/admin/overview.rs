@@ -153,9 +153,8 @@ impl Overview {
             self.latencies.sample(routes.iter().map(|route| (route.name.as_str(), &route.latency)));
             let next = Instant::now() + SAMPLE_INTERVAL;
             while Instant::now() < next {
-                // Each look at a status notes since when it holds.
                 for (source, operator) in self.credentials.all() {
-                    operator.status(&source);
+                    operator.note_state(&source);
                 }
                 tokio::time::sleep(STATE_INTERVAL).await;
             }

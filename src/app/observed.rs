@@ -194,8 +194,8 @@ impl Parts for Observed {
                 waiting: one.gauges.waiting.get(),
                 last_error: one.breaker.failure().map(|failure| Failure {
                     at: Time::new(times.at(failure.at)),
-                    outcome: failure.code.clone().into_owned(),
-                    detail: printable(&failure.detail),
+                    outcome: failure.code().into_owned(),
+                    detail: printable(&failure.detail()),
                 }),
             }
         };

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::access_token::Generation;
 use super::progress::Unavailable;
 use super::source::TokenSource;
-use super::status::CredentialStatus;
+use super::status::{self, CredentialStatus};
 use crate::clock::{Clock, Moment};
 use crate::config::{Credential, Endpoint};
 use crate::peer_text::printable;
@@ -155,6 +155,11 @@ impl Operator {
     /// The credential's status now. `source` reads the same credential's tokens.
     pub fn status(&self, source: &TokenSource) -> CredentialStatus {
         CredentialStatus::now(source, &self.credential, &self.history)
+    }
+
+    /// Notes the state of the credential, so that a later [status](Self::status) tells since when it holds.
+    pub fn note_state(&self, source: &TokenSource) {
+        status::note(source, &self.history);
     }
 
     /// The time that token requests took.

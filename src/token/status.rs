@@ -107,11 +107,7 @@ pub struct CredentialStatus {
 impl CredentialStatus {
     /// The status now of the credential that `source` reads.
     pub(super) fn now(source: &TokenSource, credential: &Credential, history: &History) -> Self {
-        let (progress, rejection, clock) = source.seen();
-        let times = WallTimes::now(clock);
-        let token = source.latest();
-        let is_usable = source.current().is_some();
-        let (state, reason) = standing(&progress, rejection, token.is_some(), is_usable, times.moment());
+        let Noted { state, reason, since, progress, times, token, is_usable } = Noted::now(source, history);
         let standing = progress.standing;
         let is_failing = progress.failure.is_some();
         let blocked =
@@ -120,11 +116,6 @@ impl CredentialStatus {
         let due = standing.due.filter(|due| !is_never(*due));
         let due = if source.is_rejected() { due.map(|due| due.min(times.moment())) } else { due };
         let expires = token.as_deref().map(AccessToken::expires);
-        let changed = match expires {
-            // Nothing happens when a token ends, so the change may be observed later.
-            Some(end) if state == CredentialState::Unusable && end <= times.moment() => times.at(end),
-            _ => times.wall(),
-        };
         let failure = progress.failure.clone();
         let record = history.record();
         let advice = advice(&progress, reason, credential, record.state_write_failures > 0);
@@ -132,7 +123,7 @@ impl CredentialStatus {
         Self {
             state,
             reason,
-            since: history.since((state.as_str(), reason), changed),
+            since,
             needs_person: needs_person(&progress) || standing.is_grant_expiring,
             warning: warning.flatten(),
             help,
@@ -159,6 +150,40 @@ impl CredentialStatus {
             record,
         }
     }
+}
+
+/// The state of a credential, and what it follows from.
+struct Noted {
+    state: CredentialState,
+    reason: Option<&'static str>,
+    since: SystemTime,
+    progress: RefreshProgress,
+    times: WallTimes,
+    token: Option<Arc<AccessToken>>,
+    is_usable: bool,
+}
+
+impl Noted {
+    /// The state now. The history notes since when it holds.
+    fn now(source: &TokenSource, history: &History) -> Self {
+        let (progress, rejection, clock) = source.seen();
+        let times = WallTimes::now(clock);
+        let token = source.latest();
+        let is_usable = source.current().is_some();
+        let (state, reason) = standing(&progress, rejection, token.is_some(), is_usable, times.moment());
+        let changed = match token.as_deref().map(AccessToken::expires) {
+            // Nothing happens when a token ends, so the change may be observed later.
+            Some(end) if state == CredentialState::Unusable && end <= times.moment() => times.at(end),
+            _ => times.wall(),
+        };
+        let since = history.since((state.as_str(), reason), changed);
+        Self { state, reason, since, progress, times, token, is_usable }
+    }
+}
+
+/// Notes the state of a credential, so that a later status tells since when it holds.
+pub(super) fn note(source: &TokenSource, history: &History) {
+    Noted::now(source, history);
 }
 
 const fn is_never(moment: Moment) -> bool {

@@ -45,12 +45,38 @@ pub struct Breaker {
 pub struct Failure {
     /// When it failed.
     pub at: Moment,
-    /// The code, as in error responses; the status of a response that counts as a failure.
-    pub code: Cow<'static, str>,
-    /// The error.
-    pub detail: String,
+    cause: FailureCause,
     /// The total of the success counters at that moment.
     successes: u64,
+}
+
+/// Why a request has failed.
+#[derive(Clone, Debug)]
+enum FailureCause {
+    /// The upstream's response counts as a failure.
+    Status(StatusCode),
+    /// There is no response.
+    Error(ForwardError),
+}
+
+impl Failure {
+    /// The code, as in error responses; the status of a response that counts as a failure.
+    pub fn code(&self) -> Cow<'static, str> {
+        match &self.cause {
+            FailureCause::Status(status) => Cow::Owned(status.as_u16().to_string()),
+            FailureCause::Error(error) => Cow::Borrowed(ProxyError::from(error.clone()).code()),
+        }
+    }
+
+    /// The error.
+    pub fn detail(&self) -> String {
+        match &self.cause {
+            FailureCause::Status(status) => {
+                format!("the upstream answered with status {}", status.as_u16())
+            }
+            FailureCause::Error(error) => error.to_string(),
+        }
+    }
 }
 
 /// The state of a breaker, as operators see it.
@@ -228,8 +254,7 @@ impl AdmittedRequest<'_> {
     /// the upstream rejects a token.
     pub fn record_response(self, status: StatusCode, token_rejections: &[StatusCode], upstream: &str) {
         if matches!(status.as_u16(), 502..=504) && !token_rejections.contains(&status) {
-            let detail = format!("the upstream answered with status {}", status.as_u16());
-            self.record_failure(upstream, Cow::Owned(status.as_u16().to_string()), detail);
+            self.record_failure(upstream, FailureCause::Status(status));
         } else {
             self.record_success(upstream);
         }
@@ -239,8 +264,7 @@ impl AdmittedRequest<'_> {
     /// descriptor is no failure of the upstream.
     pub fn record_error(self, error: ForwardError, upstream: &str) -> ForwardError {
         if !matches!(error, ForwardError::Overloaded | ForwardError::NoDescriptor) {
-            let code = ProxyError::from(error.clone()).code();
-            self.record_failure(upstream, Cow::Borrowed(code), error.to_string());
+            self.record_failure(upstream, FailureCause::Error(error.clone()));
         }
         error
     }
@@ -258,11 +282,11 @@ impl AdmittedRequest<'_> {
         }
     }
 
-    fn record_failure(mut self, upstream: &str, code: Cow<'static, str>, detail: String) {
+    fn record_failure(mut self, upstream: &str, cause: FailureCause) {
         self.is_probe = false;
         let breaker = self.breaker;
         let (now, successes, epoch) = (breaker.clock.now(), breaker.total_successes(), self.epoch);
-        breaker.failure.store(Some(Arc::new(Failure { at: now, code, detail, successes })));
+        breaker.failure.store(Some(Arc::new(Failure { at: now, cause, successes })));
         let Some(settings) = &breaker.settings else { return };
         let jitter = fastrand::f64();
         let failed = |state: State| state.failed(settings, epoch, now, successes, jitter);
