@@ -1,4 +1,4 @@
-//! What needs attention: one list of findings with their remedies, which `/status`, the page and `bearerd status` show.
+//! The findings that need attention: one list, with remedies, which `/status`, the page and `bearerd status` show.
 
 use super::status::{
     Certificate, Configuration, Credential, Finding, Hold, Route, Shared, Status, Time, Upstream,
@@ -24,7 +24,7 @@ const CERTIFICATE_EXPIRED: &str = "certificate_expired";
 const RELOAD_FAILED: &str = "reload_failed";
 const AUDIT_LOST: &str = "audit_lost";
 
-/// What needs attention in this status, the most urgent first.
+/// The findings in this status, the most urgent first.
 pub(super) fn findings(status: &Status, now: Time) -> Vec<Finding> {
     let is_held = |name: &str| {
         status.routes.iter().filter_map(|route| route.hold.as_ref()).any(|hold| hold.credential == name)

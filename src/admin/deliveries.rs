@@ -1,4 +1,4 @@
-//! What became of the events: the counts of the audit trail and of webhooks, as `/status` shows them.
+//! The counts of events in the audit trail and of deliveries to webhooks, as `/status` shows them.
 
 use serde::{Deserialize, Serialize};
 

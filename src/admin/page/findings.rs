@@ -1,4 +1,4 @@
-//! What needs attention, on the page, and how the page writes times and sentences.
+//! The findings on the page, and how the page writes times and sentences.
 
 use super::drawing::icon;
 use crate::admin::status::{Credential, Finding, Time};
@@ -16,7 +16,7 @@ pub(super) struct FindingView {
     pub(super) more: String,
 }
 
-/// What needs attention, each with a link to the part of the page that says more.
+/// The findings, each with a link to the part of the page that says more.
 pub(super) fn views(findings: Vec<Finding>, credentials: &[Credential], now: Time) -> Vec<FindingView> {
     let view = |seen: Finding| FindingView {
         icon: icon(&seen.state),

@@ -12,7 +12,8 @@ use crate::proxy::route::guard;
 use crate::proxy::route::guard::{Present, Target};
 
 impl ServiceSettings {
-    /// Checks a request, in whose head these fields are `present`, and finds its route. The caller's address is allowed or not, and its certificate has these names.
+    /// Checks a request, in whose head these fields are `present`, and finds its route. The caller's address is allowed or
+    /// not, and its certificate has these names.
     ///
     /// # Errors
     ///

@@ -72,7 +72,8 @@ pub struct ExchangeSettings {
 }
 
 impl Exchange {
-    /// Begins an exchange; these fields are `present` in the head, and `client_address` is the caller's according to a trusted proxy.
+    /// Begins an exchange; these fields are `present` in the head, and `client_address` is the caller's according to a
+    /// trusted proxy.
     pub fn begin<B>(
         request: &Request<B>,
         present: Present,
