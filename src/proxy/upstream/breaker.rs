@@ -6,7 +6,8 @@
 //! request at a time as a probe. All workers share one breaker; a closed breaker costs a request reads of the shared
 //! state and one addition to a counter of the worker.
 
-use std::borrow::Cow;
+mod failure;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +16,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_utils::CachePadded;
 use http::StatusCode;
 use tracing::{debug, info, warn};
+
+pub use self::failure::Failure;
+use self::failure::FailureCause;
 
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
@@ -38,45 +42,6 @@ pub struct Breaker {
     successes: ArcSwap<Vec<Arc<SuccessCounter>>>,
     /// The latest failure.
     failure: ArcSwapOption<Failure>,
-}
-
-/// A failed request or attempt to connect, as operators see it.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// When it failed.
-    pub at: Moment,
-    cause: FailureCause,
-    /// The total of the success counters at that moment.
-    successes: u64,
-}
-
-/// Why a request has failed.
-#[derive(Clone, Debug)]
-enum FailureCause {
-    /// The upstream's response counts as a failure.
-    Status(StatusCode),
-    /// There is no response.
-    Error(ForwardError),
-}
-
-impl Failure {
-    /// The code, as in error responses; the status of a response that counts as a failure.
-    pub fn code(&self) -> Cow<'static, str> {
-        match &self.cause {
-            FailureCause::Status(status) => Cow::Owned(status.as_u16().to_string()),
-            FailureCause::Error(error) => Cow::Borrowed(ProxyError::from(error.clone()).code()),
-        }
-    }
-
-    /// The error.
-    pub fn detail(&self) -> String {
-        match &self.cause {
-            FailureCause::Status(status) => {
-                format!("the upstream answered with status {}", status.as_u16())
-            }
-            FailureCause::Error(error) => error.to_string(),
-        }
-    }
 }
 
 /// The state of a breaker, as operators see it.
