@@ -170,7 +170,7 @@ fn string(line: &mut String, text: &str) -> fmt::Result {
 }
 
 /// Writes the inside of a JSON string.
-struct Escaped<'a>(&'a mut String);
+pub(super) struct Escaped<'a>(pub(super) &'a mut String);
 
 impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -1,7 +1,6 @@
 //! The log: writes events to standard error, to standard output or to a file, as text or as JSON.
 //!
-//! A separate thread writes from a bounded queue, so that a slow reader of the log or a full disk delays nothing; lines that
-//! do not fit or cannot be written are dropped and counted. Panics are logged too.
+//! A separate thread writes from a bounded queue (`queue`). Panics are logged too.
 
 use std::io;
 use std::io::IsTerminal;
@@ -11,33 +10,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tracing::error;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::access;
 use super::files::AppendFile;
 use super::json::Json;
 use super::lines::{Lines, Output};
+use super::queue::{Queue, WritingThread};
 use crate::config::{Environment, Log, LogFormat, LogOutput};
-
-/// The most lines that may wait to be written. The queue allocates a slot for each at the start.
-const QUEUE_LINES: usize = 16_384;
 
 /// Keeps the log written; dropping it writes the lines that still wait.
 #[must_use]
 pub struct Writing {
     dropped: DroppedLines,
-    _flushes: WorkerGuard,
+    _thread: WritingThread,
 }
 
 /// Counts the lines that are not in the log.
 #[derive(Clone, Debug)]
-pub struct DroppedLines {
-    of_queue: ErrorCounter,
-    of_output: Arc<AtomicUsize>,
-}
+pub struct DroppedLines(Arc<AtomicUsize>);
 
 impl Writing {
     /// The count of lines that are not in the log.
@@ -49,7 +43,7 @@ impl Writing {
 impl DroppedLines {
     /// How many lines were dropped so far because the queue was full or the output failed.
     pub fn count(&self) -> usize {
-        self.of_queue.dropped_lines() + self.of_output.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -70,22 +64,21 @@ pub fn start(log: &Log, environment: &Environment) -> io::Result<Writing> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    // The thread flushes when the queue is empty, so that many waiting lines become one write.
-    let of_output = Arc::default();
-    let lines = Lines::new(output, Arc::clone(&of_output));
-    let (queue, flushes) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_LINES).finish(lines);
-    let dropped = DroppedLines { of_queue: queue.error_counter(), of_output };
+    let dropped = Arc::default();
+    let lines = Lines::new(output, Arc::clone(&dropped));
+    let (queue, thread) = Queue::start(lines, Arc::clone(&dropped))?;
     // A failed write is not reported on the stream that failed.
-    let events = fmt::layer().with_writer(queue).log_internal_errors(false);
+    let make_writer = queue.clone();
+    let events = fmt::layer().with_writer(move || make_writer.clone()).log_internal_errors(false);
     if is_text {
         let colours = environment.get("NO_COLOR").is_none_or(str::is_empty) && is_terminal;
         registry().with(levels).with(events.with_ansi(colours)).init();
     } else {
+        access::write_directly_to(queue);
         registry().with(levels).with(events.event_format(Json)).init();
     }
     set_hook(Box::new(log_panic));
-    Ok(Writing { dropped, _flushes: flushes })
+    Ok(Writing { dropped: DroppedLines(dropped), _thread: thread })
 }
 
 /// Logs the place of a panic. The panic's own message is omitted, as it may quote a secret that could not be parsed.

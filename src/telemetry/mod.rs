@@ -10,6 +10,7 @@ mod json;
 mod lines;
 pub mod log;
 pub mod metrics;
+mod queue;
 pub mod record;
 pub mod refused;
 pub mod spans;

@@ -40,11 +40,13 @@ const MEMBERS: [&str; 25] = [
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// The lines of the access log so far.
+/// The lines of the access log so far, by their time: those of several workers come in any order.
 fn lines(world: &World) -> Vec<Map<String, Value>> {
     let output = world.process.output();
     let events = output.lines().filter_map(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
-    events.filter(|event| event["target"] == "bearerd::access").collect()
+    let mut lines: Vec<_> = events.filter(|event| event["target"] == "bearerd::access").collect();
+    lines.sort_by_key(|line| line["timestamp"].as_str().unwrap().to_owned());
+    lines
 }
 
 /// The lines of the access log, once there are so many.

@@ -33,6 +33,7 @@ use super::peer::Peer;
 use super::suspension::MAX_LATENESS;
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
+use crate::telemetry::access;
 
 /// The bounds of the time between two sweeps.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(500);
@@ -121,7 +122,9 @@ pub fn spawn(
     let load = Arc::new(AtomicUsize::new(0));
     let handle = WorkerHandle { connections, load: Arc::clone(&load) };
     threads.spawn(format!("worker-{index}"), move |beats| {
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().on_thread_park(access::hand_over);
+        let runtime = builder.build_local(LocalOptions::default())?;
         runtime.block_on(beats.during(Worker::new(configuration, load).run(accepted, stage, changes)));
         // A DNS lookup that hangs on a blocking thread must not delay the end.
         runtime.shutdown_background();

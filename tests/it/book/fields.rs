@@ -44,7 +44,7 @@ fn fields(source: &str, structure: &str) -> Names {
 
 #[test]
 fn the_members_of_the_access_log_are_documented_and_back() {
-    let logged = logged(include_str!("../../../src/telemetry/access.rs"));
+    let logged = logged(include_str!("../../../src/telemetry/access/line.rs"));
     assert!(logged.len() > 20, "{logged:?}");
     assert_eq!(documented(&Page::named("docs/operate/logs.md"), "## The access log"), logged);
 }
