@@ -20,7 +20,6 @@ mod subjects;
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -28,9 +27,7 @@ use self::canonical::{Canonical, digest};
 use super::certificate;
 use super::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
 use super::endpoint::Issuer;
-use super::identity::{
-    Assertion, ClientAuth, DEFAULT_JWT_LIFETIME, Grant, Identity, RequestHeader, SignedAssertion,
-};
+use super::identity::{Assertion, ClientAuth, Grant, Identity, RequestHeader, SignedAssertion};
 use super::login::Login;
 use super::pem_file::PemFile;
 use super::request::{AnswerFields, ErrorCodes, TokenParameters};
@@ -295,7 +292,7 @@ impl Classified {
                 self.secret(Decides::Operation, "client_secret", secret);
                 self.add(Decides::Request, "assertion.aud", audience);
                 self.add(Decides::Token, "assertion.claims", claims);
-                self.lifetime(*lifetime);
+                self.add(Decides::Request, "assertion.lifetime", lifetime);
             }
             // The audience names the server that `token_url` decides.
             ClientAuth::PrivateKeyJwt(assertion) => self.assertion(assertion, Decides::Request),
@@ -337,18 +334,8 @@ impl Classified {
         self.add(audience_decides, "assertion.aud", audience);
         self.add(Decides::Token, "assertion.sub", subject.as_deref().unwrap_or_default());
         self.add(Decides::Token, "assertion.claims", claims);
-        self.lifetime(*lifetime);
-        // As with the lifetime: states of 0.1.0 have a digest without the key.
-        if *has_thumbprint {
-            self.add(Decides::Request, "assertion.x5t", has_thumbprint);
-        }
-    }
-
-    /// The default has no part in a digest, as in states of 0.1.0.
-    fn lifetime(&mut self, lifetime: Duration) {
-        if lifetime != DEFAULT_JWT_LIFETIME {
-            self.add(Decides::Request, "assertion.lifetime", &lifetime);
-        }
+        self.add(Decides::Request, "assertion.lifetime", lifetime);
+        self.add(Decides::Request, "assertion.x5t", has_thumbprint);
     }
 
     /// The server knows the client by the names in the certificate (RFC 8705 §2.1): a renewed certificate with these names
