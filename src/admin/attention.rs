@@ -1,7 +1,7 @@
 //! The findings that need attention: one list, with remedies, which `/status`, the page and `bearerd status` show.
 
 use super::status::{
-    Certificate, Configuration, Credential, Finding, Hold, Route, Shared, Status, Time, Upstream,
+    Certificate, Configuration, Credential, Finding, Hold, Route, SharedStatus, Status, Time, Upstream,
 };
 use crate::config::model::certificate::EXPIRY_WARNING;
 use crate::documentation;
@@ -131,7 +131,7 @@ fn of_upstream(upstream: &Upstream) -> Option<Finding> {
     })
 }
 
-fn of_shared(shared: &Shared) -> Option<Finding> {
+fn of_shared(shared: &SharedStatus) -> Option<Finding> {
     if shared.reachable != Some(false) {
         return None;
     }

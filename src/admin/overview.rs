@@ -20,7 +20,7 @@ use super::problem::{json, method_not_allowed};
 use super::readiness::Readiness;
 use super::server::{Client, Peer};
 use super::status::{
-    Audit, Certificate, Configuration, Credential, Hold, Route, Shared, Status, Time, Upstream, Webhook,
+    Audit, Certificate, Configuration, Credential, Hold, Route, SharedStatus, Status, Time, Upstream, Webhook,
 };
 use crate::http::Problem;
 use crate::lifecycle::Stage;
@@ -41,7 +41,7 @@ pub trait Parts: fmt::Debug + Send + Sync {
     /// The certificates that the daemon shows.
     fn certificates(&self) -> Vec<Certificate>;
     /// The store that replicas share.
-    fn shared(&self) -> Option<Shared>;
+    fn shared(&self) -> Option<SharedStatus>;
     /// The audit trail.
     fn audit(&self) -> Audit;
     /// The webhooks.

@@ -19,7 +19,7 @@ use super::html;
 use super::overview::Overview;
 use super::server::Peer;
 use super::status::{
-    Certificate, Configuration, Credential, Event, Route, Shared, Status, Time, Upstream, Webhook,
+    Certificate, Configuration, Credential, Event, Route, SharedStatus, Status, Time, Upstream, Webhook,
 };
 use super::words::{counted, milliseconds, relative, span};
 use crate::config::model::certificate::EXPIRY_WARNING;
@@ -46,7 +46,7 @@ struct Page {
     webhooks: Vec<Webhook>,
     events: Vec<EventView>,
     configuration: ConfigurationView,
-    shared: Option<Shared>,
+    shared: Option<SharedStatus>,
     audit_events: u64,
     audit_failures: u64,
 }
@@ -237,10 +237,11 @@ fn needs_attention(findings: usize) -> String {
 
 impl CredentialView {
     fn new(seen: Credential, now: Time) -> Self {
-        let next = match (seen.next_refresh_at, seen.next_attempt_at) {
-            (_, Some(at)) => Some(("Next attempt", When::coming(at, now))),
-            (Some(at), None) => Some(("Next refresh", When::coming(at, now))),
-            (None, None) => None,
+        let next = match (seen.request_under_way_since, seen.next_attempt_at, seen.next_refresh_at) {
+            (Some(since), ..) => Some(("Token request", When::under_way(since, now))),
+            (None, Some(at), _) => Some(("Next attempt", When::coming(at, now))),
+            (None, None, Some(at)) => Some(("Next refresh", When::coming(at, now))),
+            (None, None, None) => None,
         };
         let rotations = (seen.max_rotations > 0 || seen.rotations > 0).then(|| Rotations {
             used: seen.rotations,

@@ -3,18 +3,16 @@
 //! [`Status`] is what `/status`, `/events`, the page and `bearerd status` show. Every member is always present, and `null`
 //! is unknown. No member holds a secret.
 
-use std::fmt;
-use std::time::{Duration, SystemTime};
-
-use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use crate::documentation;
-use crate::telemetry::event::{milliseconds, timestamp};
+use crate::telemetry::event::milliseconds;
 use crate::telemetry::history::{LastError, RecentEvent, Record};
 use crate::token::{CredentialStatus, Operator, TokenSource};
 
 pub use super::deliveries::{Audit, Webhook};
+pub use crate::telemetry::time::Time;
+pub use crate::token::replicas::SharedStatus;
 
 /// The daemon at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,7 +43,7 @@ pub struct Status {
     /// The certificates that the daemon shows.
     pub certificates: Vec<Certificate>,
     /// The store that replicas share.
-    pub shared: Option<Shared>,
+    pub shared: Option<SharedStatus>,
     /// The audit trail.
     pub audit: Audit,
     /// The webhooks.
@@ -135,6 +133,8 @@ pub struct Credential {
     pub expires_at: Option<Time>,
     /// When the token is replaced.
     pub next_refresh_at: Option<Time>,
+    /// Since when a token request has been under way: one of this replica, or of another one that has the turn.
+    pub request_under_way_since: Option<Time>,
     /// When the next token request is made after a failure.
     pub next_attempt_at: Option<Time>,
     /// Before this moment the token endpoint wants no request.
@@ -255,75 +255,6 @@ pub struct Certificate {
     pub expires_at: Option<Time>,
 }
 
-/// The store that replicas share.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Shared {
-    /// Whether the store is reachable; `null` before its first answer.
-    pub reachable: Option<bool>,
-    /// Since when.
-    pub since: Option<Time>,
-    /// Why the store is not reachable.
-    pub error: Option<String>,
-    /// The name of this replica.
-    pub replica: String,
-    /// The replicas that were counted last.
-    pub replicas: u64,
-    /// The highest number of a lease: each turn of a refresher has a higher one.
-    pub fence: u64,
-    /// The tokens and waits of other replicas that this one uses or has used.
-    pub adopted: u64,
-    /// The answers of token endpoints that this replica has shared.
-    pub won: u64,
-    /// The writes that another replica preceded.
-    pub conflicts: u64,
-    /// The records that this replica has given back to a store that had lost them.
-    pub repairs: u64,
-}
-
-/// A time by RFC 3339, with milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Time(pub Timestamp);
-
-impl Time {
-    /// A wall-clock time; `None` if RFC 3339 cannot express it.
-    pub fn new(time: SystemTime) -> Option<Self> {
-        Timestamp::try_from(time).ok().map(|_| Self(timestamp(time)))
-    }
-
-    /// The time now.
-    pub fn now() -> Self {
-        Self(timestamp(crate::clock::wall_clock()))
-    }
-
-    /// Seconds since 1970.
-    pub fn seconds(self) -> f64 {
-        Duration::from_millis(u64::try_from(self.0.as_millisecond()).unwrap_or_default()).as_secs_f64()
-    }
-
-    /// The time from this one to a later one; zero if it is earlier.
-    pub fn until(self, later: Self) -> Duration {
-        Duration::try_from(later.0.duration_since(self.0)).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.3}", self.0)
-    }
-}
-
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Time {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
-    }
-}
-
 impl Finding {
     /// What happens at `until`.
     pub fn until_name(&self) -> &'static str {
@@ -362,6 +293,7 @@ impl Credential {
             issued_at: status.issued.and_then(Time::new),
             expires_at: status.expires.and_then(Time::new),
             next_refresh_at: status.next_refresh.and_then(Time::new),
+            request_under_way_since: status.request_under_way.and_then(Time::new),
             next_attempt_at: status.next_attempt.and_then(Time::new),
             not_before: status.not_before.and_then(Time::new),
             rotations: status.rotations,
@@ -409,19 +341,4 @@ fn recent(record: &Record) -> Vec<Event> {
         detail: detail.clone(),
     };
     record.events.iter().map(event).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_written_with_milliseconds_and_read_again() {
-        let time = Time::new(SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_999)).unwrap();
-
-        let text = serde_json::to_string(&time).unwrap();
-
-        assert_eq!(text, "\"1970-01-01T00:00:01.500Z\"");
-        assert_eq!(serde_json::from_str::<Time>(&text).unwrap(), time);
-    }
 }

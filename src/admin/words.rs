@@ -36,6 +36,11 @@ pub fn ahead(time: Time, now: Time) -> String {
     if time > now { format!("in {}", span(now.until(time))) } else { "now".to_owned() }
 }
 
+/// How long something that began at `since` has been under way, such as `under way for 3 s`.
+pub fn under_way_for(since: Time, now: Time) -> String {
+    format!("under way for {}", span(since.until(now)))
+}
+
 /// Milliseconds with as many digits as they deserve.
 pub fn milliseconds(milliseconds: f64) -> String {
     match milliseconds {

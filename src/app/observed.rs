@@ -13,7 +13,7 @@ use super::certificates::Certificates;
 use super::reports::Reports;
 use super::upstreams::InForce;
 use crate::admin::status::{
-    Audit, Certificate, Configuration, Failure, Hold, LastReload, Shared, Time, Upstream, Webhook,
+    Audit, Certificate, Configuration, Failure, Hold, LastReload, SharedStatus, Time, Upstream, Webhook,
 };
 use crate::admin::{Histogram, Parts, RouteFigures};
 use crate::clock::{WallTimes, wall_clock};
@@ -31,7 +31,7 @@ use crate::telemetry::log::DroppedLines;
 use crate::telemetry::metrics::histogram::{Buckets, native_bounds};
 use crate::telemetry::metrics::traffic::{Retry, RouteTraffic, Unauthorized};
 use crate::tls::reload::CurrentCertificate;
-use crate::token::replicas::Shared as SharedStore;
+use crate::token::replicas::Shared;
 use crate::webhooks::{WebhookStatus, Webhooks};
 
 /// What operators see of the configuration in force.
@@ -48,7 +48,7 @@ pub(super) struct Observed {
     events: Events,
     audit: Arc<AuditCounters>,
     webhooks: Arc<Webhooks>,
-    shared: Option<SharedStore>,
+    shared: Option<Shared>,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Observed {
         upstreams: &InForce,
         certificates: &Certificates,
         workers: Vec<ConnectionCounter>,
-        (events, reports, shared): (&Events, &Reports, Option<SharedStore>),
+        (events, reports, shared): (&Events, &Reports, Option<Shared>),
     ) -> Arc<Self> {
         let configuration = Configuration { file: None, loaded_at: Time::now(), last_reload: None };
         Arc::new(Self {
@@ -244,20 +244,8 @@ impl Parts for Observed {
         servers.chain(clients).chain(upstream_clients).collect()
     }
 
-    fn shared(&self) -> Option<Shared> {
-        let status = self.shared.as_ref()?.status();
-        Some(Shared {
-            reachable: status.reachable,
-            since: status.since.map(Time),
-            error: status.error,
-            replica: status.replica,
-            replicas: status.replicas,
-            fence: status.fence,
-            adopted: status.adopted,
-            won: status.won,
-            conflicts: status.conflicts,
-            repairs: status.repairs,
-        })
+    fn shared(&self) -> Option<SharedStatus> {
+        self.shared.as_ref().map(Shared::status)
     }
 
     fn audit(&self) -> Audit {

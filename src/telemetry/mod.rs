@@ -15,6 +15,7 @@ pub mod record;
 pub mod refused;
 pub mod spans;
 pub mod throttle;
+pub mod time;
 pub mod trail;
 
 pub use event::Event;

@@ -14,8 +14,8 @@ use crate::telemetry::spans::SpanContext;
 /// The refresher's progress at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RefreshProgress {
-    /// Whether a token request is under way.
-    pub(super) underway: bool,
+    /// Since when a token request has been under way, if one is.
+    pub(super) underway: Option<Moment>,
     /// The span of the latest token request, if there are traces.
     pub(super) span: Option<SpanContext>,
     /// How many token requests have ended.
@@ -142,19 +142,19 @@ impl RefreshProgress {
     /// Whether no request is under way although none is blocked: a request may have become due while the machine was
     /// suspended.
     pub(super) fn may_be_overdue(&self, now: Moment) -> bool {
-        !self.underway && self.blocked.is_none_or(|blocked| blocked.until <= now)
+        self.underway.is_none() && self.blocked.is_none_or(|blocked| blocked.until <= now)
     }
 
     /// Why no token can become available until `deadline`, if that is certain.
     pub(super) fn hopeless(&self, now: Moment, deadline: Moment) -> Option<Unavailable> {
-        let blocked = self.blocked.filter(|blocked| !self.underway && blocked.until > deadline)?;
+        let blocked = self.blocked.filter(|blocked| self.underway.is_none() && blocked.until > deadline)?;
         Some(self.because_of(blocked, now))
     }
 
     /// Why no token is available now.
     pub(super) fn unavailable(&self, now: Moment) -> Unavailable {
         match self.blocked {
-            Some(blocked) if !self.underway => self.because_of(blocked, now),
+            Some(blocked) if self.underway.is_none() => self.because_of(blocked, now),
             _ => Unavailable {
                 reason: match &self.failure {
                     None if self.finished == 0 => Reason::WaitingForFirstToken,

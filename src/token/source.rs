@@ -133,18 +133,18 @@ impl TokenSource {
 
     /// Whether no token request is under way.
     pub fn is_idle(&self) -> bool {
-        !self.progress.borrow().underway
+        self.progress.borrow().underway.is_none()
     }
 
     /// Whether a token request is under way, and the span of the latest one, if there are traces.
     pub fn token_request(&self) -> (bool, Option<SpanContext>) {
         let progress = self.progress.borrow();
-        (progress.underway, progress.span)
+        (progress.underway.is_some(), progress.span)
     }
 
     /// Waits until no token request is under way, or the refresher has ended.
     pub async fn idle(&self) {
-        let _ = self.progress.clone().wait_for(|progress| !progress.underway).await;
+        let _ = self.progress.clone().wait_for(|progress| progress.underway.is_none()).await;
     }
 
     /// Whether an upstream has rejected the latest token.
@@ -260,7 +260,7 @@ impl TokenSource {
             let (reason, hopeless, underway) = {
                 let progress = progress.borrow_and_update();
                 let hopeless = progress.hopeless(self.clock.now(), deadline);
-                (give_up(&progress), hopeless, progress.underway)
+                (give_up(&progress), hopeless, progress.underway.is_some())
             };
             let usable = self.store.usable();
             if let Some(token) = usable.filter(|token| token.generation() > seen) {

@@ -82,6 +82,8 @@ pub struct CredentialStatus {
     pub expires: Option<SystemTime>,
     /// When the token is replaced.
     pub next_refresh: Option<SystemTime>,
+    /// Since when a token request has been under way: one of this replica, or of another one that has the turn.
+    pub request_under_way: Option<SystemTime>,
     /// When the next token request is made after a failure.
     pub next_attempt: Option<SystemTime>,
     /// Before this moment the token endpoint wants no request (`Retry-After`).
@@ -132,6 +134,7 @@ impl CredentialStatus {
             issued: token.as_deref().map(|token| times.at(token.issued())),
             expires: expires.map(|end| times.at(end)),
             next_refresh: due.filter(|_| !is_failing).map(|due| times.at(due)),
+            request_under_way: progress.underway.map(|since| times.at(since)),
             next_attempt: match (is_failing || !is_usable, due, blocked) {
                 (false, ..) | (_, None, _) => None,
                 (true, Some(due), None) => Some(times.at(due.max(times.moment()))),

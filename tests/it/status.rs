@@ -74,7 +74,7 @@ async fn status_has_every_member_of_the_contract() {
     assert_eq!(keys(&status), names(top));
     assert_eq!(keys(&status["configuration"]), names("file loaded_at last_reload"));
     let credential = "name provider grant tenant state reason since needs_person help documentation generation fingerprint issued_at \
-                      expires_at next_refresh_at next_attempt_at not_before scopes rotations max_rotations \
+                      expires_at next_refresh_at request_under_way_since next_attempt_at not_before scopes rotations max_rotations \
                       refresh_token_expires_at durable token_requests success_rate average_latency_ms last_latency_ms \
                       quota_remaining waiters last_error events";
     let one = &status["credentials"][0];
@@ -145,6 +145,30 @@ async fn a_failed_refresh_beside_a_valid_token_is_degraded_and_no_failure() {
     let expected = ["degraded", "token_endpoint_unavailable", "left", "attempt", "internal error"];
     let text = says(&world, 0, &expected).await;
     assert!(!text.contains("needs a person"), "{text}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_request_that_is_under_way_is_shown_with_its_beginning() {
+    let world = daemon().credential(ROOMY).start().await;
+    let under_way = async || status(&world).await["credentials"][0]["request_under_way_since"].clone();
+    assert_eq!(under_way().await, Value::Null);
+    world.authorization.hold();
+    let refresh = async { assert_eq!(world.admin_post("/credentials/api/refresh").await.0, 200) };
+    let look = async {
+        eventually("the request", async || is_time(&under_way().await)).await;
+        let seen = under_way().await;
+        assert!(seen.as_str() > status(&world).await["started_at"].as_str(), "{seen}");
+        says(&world, 0, &["valid", "request under way for "]).await;
+        let (code, _, page) = browse(&world, "GET", "/", &[]).await;
+        assert!(code == 200 && page.contains("under way for "), "{page}");
+        assert_eq!(under_way().await, seen, "one request has one beginning");
+        world.authorization.release();
+    };
+    tokio::join!(refresh, look);
+
+    assert_eq!(under_way().await, Value::Null);
+    says(&world, 0, &["valid", "refresh in "]).await;
     world.finish().await;
 }
 

@@ -2,7 +2,7 @@
 
 use super::drawing::icon;
 use crate::admin::status::{Credential, Finding, Time};
-use crate::admin::words::{ahead, relative};
+use crate::admin::words::{ahead, relative, under_way_for};
 
 /// Something that needs attention.
 pub(super) struct FindingView {
@@ -49,6 +49,10 @@ impl When {
 
     pub(super) fn coming(time: Time, now: Time) -> Self {
         Self { exact: time.to_string(), words: ahead(time, now) }
+    }
+
+    pub(super) fn under_way(since: Time, now: Time) -> Self {
+        Self { exact: since.to_string(), words: under_way_for(since, now) }
     }
 }
 

@@ -53,6 +53,14 @@ fn a_well_credential_shows_its_time_left_and_its_next_refresh() {
 }
 
 #[test]
+fn a_token_request_that_is_under_way_takes_the_place_of_the_next_one() {
+    let html = page(status(&json!({ "request_under_way_since": "2026-05-01T11:59:57.000Z" })), &[]);
+
+    assert!(html.contains("<dt>Token request</dt>") && html.contains("under way for 3 s"), "{html}");
+    assert!(!html.contains("Next refresh"), "{html}");
+}
+
+#[test]
 fn a_credential_that_needs_a_person_shows_why_and_what_to_do() {
     let html = page(
         status(&json!({

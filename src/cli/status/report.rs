@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::admin::status::{Credential, Finding, Status, Time};
-use crate::admin::words::{ahead, counted, relative, span};
+use crate::admin::words::{ahead, counted, relative, span, under_way_for};
 use crate::peer_text::printable;
 
 /// How many events are shown of one credential.
@@ -115,10 +115,12 @@ impl Report {
             Some(end) if end > self.now => format!("{} left", span(self.now.until(end))),
             Some(end) => format!("ended {}", relative(end, self.now)),
         };
-        let next = match (credential.next_attempt_at, credential.next_refresh_at) {
-            (Some(at), _) => format!("attempt {}", ahead(at, self.now)),
-            (None, Some(at)) => format!("refresh {}", ahead(at, self.now)),
-            (None, None) => "-".to_owned(),
+        let under_way = credential.request_under_way_since;
+        let next = match (under_way, credential.next_attempt_at, credential.next_refresh_at) {
+            (Some(since), ..) => format!("request {}", under_way_for(since, self.now)),
+            (None, Some(at), _) => format!("attempt {}", ahead(at, self.now)),
+            (None, None, Some(at)) => format!("refresh {}", ahead(at, self.now)),
+            (None, None, None) => "-".to_owned(),
         };
         let reason = credential.reason.as_deref().unwrap_or("-").to_owned();
         [printable(&credential.name), credential.state.clone(), reason, left, next]

@@ -15,15 +15,16 @@ use crate::token::store::Succession;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn ask(&mut self) {
+        let began = self.clock.now();
         self.progress.send_modify(|progress| {
-            progress.underway = true;
+            progress.underway = Some(began);
             progress.blocked = None;
         });
         self.follows_up = false;
         self.read_secrets_again().await;
         let Ok(choice) = self.choose_grant_again().await else {
             // A grant was available a moment ago. The next step reports why it is not any more.
-            self.progress.send_modify(|progress| progress.underway = false);
+            self.progress.send_modify(|progress| progress.underway = None);
             return;
         };
         self.report_fallback(&choice);

@@ -41,7 +41,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         if !matches!(step, NextAction::Wait(_)) {
             return step;
         }
-        self.progress.send_if_modified(|progress| std::mem::take(&mut progress.underway));
+        self.progress.send_if_modified(|progress| progress.underway.take().is_some());
         if self.orders.refreshes.is_requested() {
             self.orders.refreshes.respond(self.why_not());
             if std::mem::take(&mut self.is_ordered) {

@@ -73,7 +73,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.demands.withdraw_beyond(generation);
         }
         self.progress.send_modify(|progress| {
-            progress.underway = false;
+            progress.underway = None;
             progress.finished += 1;
             progress.failure = None;
             progress.blocked = None;
@@ -150,7 +150,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         );
         // The barrier is published together with the failure, before any waiter can read either.
         self.progress.send_modify(|progress| {
-            progress.underway = false;
+            progress.underway = None;
             progress.finished += 1;
             progress.failure = Some(Arc::new(error));
             progress.blocked = blocked;
@@ -252,6 +252,6 @@ impl<E: TokenEndpoint> Refresher<E> {
         debug!(credential = %self.credential.name, "another grant or secret tried");
         self.follows_up = true;
         self.trail.followed_up(self.attempt(latency), error.outcome());
-        self.progress.send_modify(|progress| progress.underway = false);
+        self.progress.send_modify(|progress| progress.underway = None);
     }
 }

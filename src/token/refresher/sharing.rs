@@ -72,7 +72,9 @@ impl<E: TokenEndpoint> Refresher<E> {
             Turn::Other(until) => {
                 self.progress.send_if_modified(|progress| {
                     progress.blocked = None;
-                    !std::mem::replace(&mut progress.underway, true)
+                    let was_idle = progress.underway.is_none();
+                    progress.underway.get_or_insert(now);
+                    was_idle
                 });
                 Some(NextAction::WaitForTurn(until))
             }
@@ -191,7 +193,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// Makes no token request, because another replica has the turn, and uses what it has written.
     pub(super) async fn lose_turn(&mut self, theirs: Option<Box<State>>) {
         self.end_turn().await;
-        self.progress.send_modify(|progress| progress.underway = false);
+        self.progress.send_modify(|progress| progress.underway = None);
         if let Some(theirs) = theirs {
             self.adopt_shared(*theirs).await;
         }
@@ -265,7 +267,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let blocked = self.limiter.blocked().filter(|blocked| now < blocked.until);
         let no_forced_before = self.no_forced_before;
         self.progress.send_modify(|progress| {
-            progress.underway = false;
+            progress.underway = None;
             progress.blocked = blocked;
             if is_answered {
                 progress.failure = None;

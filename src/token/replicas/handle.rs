@@ -4,16 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::store::{SharedStore, StoreError};
-use crate::clock::{Clock, Moment, wall_clock};
+use crate::clock::{Clock, Moment};
 use crate::config::WhenAway;
 use crate::config::model::state_key::StateKey;
 use crate::telemetry::Events;
-use crate::telemetry::event::{Event, Name, timestamp};
+use crate::telemetry::event::{Event, Name};
+use crate::telemetry::time::Time;
 
 /// How long a lease lasts unless it is renewed.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
@@ -69,33 +70,33 @@ struct Counts {
 struct Health {
     /// Why the store is away; `None` while it is reachable or was not asked.
     away: Option<StoreError>,
-    since: Option<Timestamp>,
+    since: Option<Time>,
     warned: Moment,
 }
 
-/// The shared store as operators see it.
-#[derive(Clone, Debug, PartialEq)]
+/// The store that replicas share, as operators see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SharedStatus {
-    /// Whether the store is reachable; `None` before the first answer.
+    /// Whether the store is reachable; `null` before its first answer.
     pub reachable: Option<bool>,
     /// Since when.
-    pub since: Option<Timestamp>,
-    /// Why the store is away.
+    pub since: Option<Time>,
+    /// Why the store is not reachable.
     pub error: Option<String>,
     /// The name of this replica.
     pub replica: String,
     /// The replicas that were counted last.
     pub replicas: u64,
-    /// The tokens and waits of other replicas that were adopted.
+    /// The highest number of a lease: each turn of a refresher has a higher one.
+    pub fence: u64,
+    /// The tokens and waits of other replicas that this one uses or has used.
     pub adopted: u64,
-    /// The refreshes that this replica made for all.
+    /// The answers of token endpoints that this replica has shared.
     pub won: u64,
     /// The writes that another replica preceded.
     pub conflicts: u64,
-    /// The records that this replica restored in the store.
+    /// The records that this replica has given back to a store that had lost them.
     pub repairs: u64,
-    /// The highest fence of a lease.
-    pub fence: u64,
 }
 
 impl Shared {
@@ -154,7 +155,7 @@ impl Shared {
         let mut health = self.health();
         let was_away = health.away.take().is_some();
         if was_away || health.since.is_none() {
-            health.since = Some(timestamp(wall_clock()));
+            health.since = Some(Time::now());
         }
         drop(health);
         if was_away {
@@ -169,7 +170,7 @@ impl Shared {
         let is_news = health.away.is_none();
         let is_due = is_news || health.warned.until(now) >= WARNING_INTERVAL;
         if is_news {
-            health.since = Some(timestamp(wall_clock()));
+            health.since = Some(Time::now());
         }
         if is_due {
             health.warned = now;

@@ -38,11 +38,15 @@ async fn a_credential_is_acquiring_until_its_first_request_ends_and_then_valid()
     let status = operator.status(&source);
     assert_eq!(standing(&status), (CredentialState::Acquiring, Some("waiting_for_first_token"), false));
     assert!(status.expires.is_none() && status.record.fingerprint.is_none());
+    let since = status.request_under_way.unwrap();
+    let under_way = Clock::tokio().wall().duration_since(since).unwrap();
+    assert!((50..1000).contains(&under_way.as_millis()), "{under_way:?}");
 
     tokio::time::sleep(Duration::from_millis(100)).await;
     let status = operator.status(&source);
     assert_eq!(standing(&status), (CredentialState::Valid, None, false));
     assert_eq!((status.generation, status.help.as_deref(), status.next_attempt), (1, None, None));
+    assert_eq!(status.request_under_way, None);
     let lifetime = status.expires.unwrap().duration_since(status.issued.unwrap()).unwrap();
     assert!(lifetime.as_secs().abs_diff(TOKEN_SECONDS) <= 1, "{lifetime:?}");
     assert!(status.next_refresh.unwrap() < status.expires.unwrap());
