@@ -207,6 +207,7 @@ impl Daemon {
         let settings = listener_settings(&config, &certificates, portions.callers);
         let (listener, changes) = mpsc::channel(1);
         let counters = handles.iter().map(WorkerHandle::counter).collect();
+        let settings = (settings, Arc::clone(&service_settings.traffic));
         listener::spawn(transition.new, handles, settings, stages.watch(), changes, &mut threads)?;
 
         let mut refreshers = Refreshers::new(stages.watch());

@@ -295,6 +295,25 @@ async fn refusals_before_a_head_is_complete_and_failed_handshakes_are_counted() 
     world.finish().await;
 }
 
+/// The connections that are refused before a request has arrived, whether or not their callers read a response.
+#[tokio::test]
+async fn connections_that_are_refused_are_counted_among_the_refusals() {
+    let world = daemon().quiet().limits("connections = 1").start().await;
+    let mut only = world.caller().await;
+    assert_eq!(only.send(&Request::get("/x")).await.status, 200);
+    for _ in 0..3 {
+        assert_eq!(world.get("/x").await.code().as_deref(), Some("overloaded"));
+    }
+    let mut other = world.caller().await;
+    other.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert!(other.is_closed().await);
+
+    let scrape = Scrape::of(&world).await;
+    assert_eq!(scrape.sum("bearerd_refused_requests_total", &[("code", "overloaded")]), 4);
+    assert_eq!(scrape.sum("http_server_request_duration_seconds_count", &[]), 1, "requests alone");
+    world.finish().await;
+}
+
 /// A scrape during reloads is whole, and no counter falls.
 #[tokio::test]
 async fn scrapes_during_reloads_are_whole_and_no_counter_falls() {

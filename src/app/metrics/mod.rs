@@ -18,10 +18,10 @@ use http::request::Parts as Head;
 use self::family::{as_f64, counter, counters, gauge, gauges, is, labels, seconds, timestamps};
 use super::observed::Observed;
 use super::process;
-use crate::admin::status::Shared;
+use crate::admin::status::SharedStatus;
 use crate::admin::{Credentials, Exposition, Parts};
 use crate::clock::wall_clock;
-use crate::proxy::error::{ProxyError, TLS_HANDSHAKE_FAILED};
+use crate::proxy::error::{Overload, ProxyError, TLS_HANDSHAKE_FAILED};
 use crate::proxy::upstream::breaker::BreakerState;
 use crate::telemetry::event::Name;
 use crate::telemetry::metrics::exposition::{Family, Format, Labels};
@@ -64,6 +64,8 @@ impl Metrics {
         let (mut by_status, mut refused) = (BTreeMap::<u16, u64>::new(), BTreeMap::<&str, u64>::new());
         refused.extend(ProxyError::CODES.iter().map(|code| (*code, 0)));
         refused.insert(TLS_HANDSHAKE_FAILED, settings.traffic.failed_handshakes());
+        let overloaded = ProxyError::Overloaded(Overload::Connections).code();
+        refused.insert(overloaded, settings.traffic.refused_connections());
         for route in &routes {
             for (key, buckets) in route.requests() {
                 *by_status.entry(key.status).or_default() += buckets.count();
@@ -106,7 +108,7 @@ impl Metrics {
             counters("bearerd_caller_requests", "Requests, by caller.", by_caller.collect()),
             counters(
                 "bearerd_refused_requests",
-                "Error responses of bearerd itself and failed TLS handshakes, by code.",
+                "Error responses of bearerd itself, failed TLS handshakes and refused connections, by code.",
                 refused.collect(),
             ),
             counters(
@@ -249,7 +251,7 @@ impl Metrics {
     fn of_replicas(&self) -> Vec<Family> {
         let shared = self.observed.shared();
         let one = |value: Option<f64>| value.map(|value| (Labels::new(), value)).into_iter().collect();
-        let of = |read: fn(&Shared) -> u64| one(shared.as_ref().map(|shared| as_f64(read(shared))));
+        let of = |read: fn(&SharedStatus) -> u64| one(shared.as_ref().map(|shared| as_f64(read(shared))));
         let is_reachable = shared.as_ref().and_then(|shared| shared.reachable).map(is);
         vec![
             gauges("bearerd_shared_reachable", "Whether the shared store is reachable.", one(is_reachable)),

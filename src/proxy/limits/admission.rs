@@ -20,6 +20,7 @@ use crate::network::client_network;
 use crate::proxy::error::http1::plain;
 use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::peer::Peer;
+use crate::telemetry::metrics::traffic::Traffic;
 use crate::telemetry::throttle::Throttle;
 
 /// How many refused connections may get a 503 at a time; the rest is closed without a response.
@@ -36,6 +37,7 @@ pub struct AdmissionControl {
     per_address: RefCell<Option<Addresses>>,
     refusals: Arc<Slots>,
     refused: Throttle,
+    traffic: Arc<Traffic>,
 }
 
 /// The slots of an admitted connection; given back when dropped.
@@ -54,13 +56,14 @@ struct Addresses {
 }
 
 impl AdmissionControl {
-    /// The configured limits, and at most `most` connections in all.
-    pub fn new(limits: &Limits, most: usize) -> Self {
+    /// The configured limits, and at most `most` connections in all. Refused connections are counted in `traffic`.
+    pub fn new(limits: &Limits, most: usize, traffic: Arc<Traffic>) -> Self {
         Self {
             all: Slots::new(connections(limits, most)),
             per_address: RefCell::new(limits.connections_per_address.map(Addresses::new)),
             refusals: Slots::new(MAX_REFUSALS),
             refused: Throttle::default(),
+            traffic,
         }
     }
 
@@ -96,6 +99,7 @@ impl AdmissionControl {
     /// Closes a connection that was not admitted: over TCP after a 503, unless too many refusals are under way. A local
     /// task writes the 503.
     pub fn refuse(&self, tcp: Option<std::net::TcpStream>, overload: Overload) {
+        self.traffic.connection_refused();
         if let Some(count) = self.refused.happened() {
             warn!(count, reason = %overload, "connections were refused");
         }
@@ -126,7 +130,6 @@ async fn answer(mut stream: TcpStream, overload: Overload) {
     while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
 }
 
-/// The limit on connections in all.
 /// How many connections are admitted where at most `most` are possible.
 pub fn connections(limits: &Limits, most: usize) -> usize {
     limits.connections.map_or(most, |limit| limit.min(most))
@@ -164,7 +167,7 @@ mod tests {
 
     fn admission(lines: &str, most: usize) -> AdmissionControl {
         let config = fixture::config(&format!("[server.limits]\n{lines}"), "", "x");
-        AdmissionControl::new(&config.server.limits, most)
+        AdmissionControl::new(&config.server.limits, most, Arc::new(Traffic::new(1)))
     }
 
     fn peer(ip: &str, is_allowed: bool) -> Peer {

@@ -26,6 +26,7 @@ use super::worker::{Accepted, Socket, WorkerHandle};
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 use crate::systemd::sockets::PassedListener;
+use crate::telemetry::metrics::traffic::Traffic;
 use crate::telemetry::throttle::Throttle;
 use crate::unix_socket::SocketFile;
 
@@ -136,7 +137,7 @@ pub struct Change {
     pub done: oneshot::Sender<io::Result<()>>,
 }
 
-/// Accepts from all listening sockets until the daemon stops.
+/// Accepts from all listening sockets until the daemon stops. Refused connections are counted in the traffic.
 ///
 /// # Errors
 ///
@@ -144,7 +145,7 @@ pub struct Change {
 pub fn spawn(
     listen_sockets: Vec<ListenSocket>,
     workers: Vec<WorkerHandle>,
-    settings: Settings,
+    (settings, traffic): (Settings, Arc<Traffic>),
     stage: watch::Receiver<Stage>,
     mut changes: mpsc::Receiver<Change>,
     threads: &mut Threads,
@@ -152,7 +153,7 @@ pub fn spawn(
     threads.spawn("listener".to_owned(), move |beats| {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(beats.during(async move {
-            let mut listener = Listener::new(workers, settings, stage);
+            let mut listener = Listener::new(workers, settings, traffic, stage);
             listener.open(listen_sockets)?;
             loop {
                 tokio::select! {
@@ -184,8 +185,13 @@ struct SocketState {
 }
 
 impl Listener {
-    fn new(workers: Vec<WorkerHandle>, settings: Settings, stage: watch::Receiver<Stage>) -> Self {
-        let admission = AdmissionControl::new(&settings.limits, settings.most_connections);
+    fn new(
+        workers: Vec<WorkerHandle>,
+        settings: Settings,
+        traffic: Arc<Traffic>,
+        stage: watch::Receiver<Stage>,
+    ) -> Self {
+        let admission = AdmissionControl::new(&settings.limits, settings.most_connections, traffic);
         let settings = RefCell::new(Rc::new(settings));
         let dispatcher = Rc::new(Dispatcher { workers, settings, admission, failures: Throttle::default() });
         Self { dispatcher, states: Vec::new(), accepting: JoinSet::new(), stage }

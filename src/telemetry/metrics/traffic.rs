@@ -139,6 +139,8 @@ pub struct Traffic {
     active: Box<[AtomicI64]>,
     /// TLS handshakes with callers that failed.
     failed_handshakes: AtomicU64,
+    /// Connections that were refused because there were too many.
+    refused_connections: AtomicU64,
 }
 
 /// The counts of one route; of one name, after a reload.
@@ -182,6 +184,7 @@ impl Traffic {
             unrouted: Arc::new(RouteTraffic::new("", workers)),
             active: (0..workers).map(|_| AtomicI64::new(0)).collect(),
             failed_handshakes: AtomicU64::new(0),
+            refused_connections: AtomicU64::new(0),
         }
     }
 
@@ -212,6 +215,16 @@ impl Traffic {
     /// How many TLS handshakes with callers have failed.
     pub fn failed_handshakes(&self) -> u64 {
         self.failed_handshakes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection that is refused because there are too many.
+    pub fn connection_refused(&self) {
+        self.refused_connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many connections were refused because there were too many.
+    pub fn refused_connections(&self) -> u64 {
+        self.refused_connections.load(Ordering::Relaxed)
     }
 
     /// How many requests are in progress.
