@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::harness::{Caller, PROMPT, Request, Setup, World, daemon, eventually};
+use crate::status::status;
 
 const NEVER: Duration = Duration::from_hours(1);
 const AT_ONCE: Duration = Duration::ZERO;
@@ -99,6 +100,44 @@ async fn a_hundred_requests_to_two_nodes_one_of_which_is_late_see_no_401() {
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
     assert_eq!(world.token_requests_since(before), 1);
     assert!(world.upstream.rejected_by_late_nodes() > 0);
+    world.finish().await;
+}
+
+/// A request whose token the first node rejects is to be replayed with the token before. While it waits for the only
+/// connection, another renewal makes the rejected token the previous one.
+#[tokio::test]
+async fn a_replay_that_waits_during_another_renewal_carries_the_newest_token() {
+    let setup = renewable().server("workers = 1").route("connections = 1");
+    let world = setup.start().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    world.upstream.set_nodes(&[NEVER, AT_ONCE, AT_ONCE]);
+    renew(&world).await;
+    let sent = world.upstream.request_count();
+    let waits = async |count: usize| {
+        eventually("the requests", async || {
+            let waiting = &status(&world).await["upstreams"][0]["waiting"];
+            world.upstream.request_count() - sent == count && *waiting == 1
+        })
+        .await;
+    };
+    let mut rejected = world.caller().await;
+    let head = format!("POST /echo HTTP/1.1\r\nhost: {}\r\ncontent-length: 4\r\n\r\npa", world.address);
+    rejected.write(head.as_bytes()).await;
+    eventually("the first attempt", async || world.upstream.request_count() > sent).await;
+    let holds = world.get("/held");
+    let renewal = async {
+        waits(1).await;
+        rejected.write(b"id").await;
+        waits(2).await;
+        renew(&world).await;
+        world.upstream.release();
+        rejected.read().await.unwrap()
+    };
+
+    let (held, replayed) = tokio::join!(holds, renewal);
+
+    assert_eq!((held.status, replayed.status, replayed.text()), (200, 200, "paid".to_owned()));
+    assert_eq!(carried(&world, 3), [2, 2, 3]);
     world.finish().await;
 }
 

@@ -73,8 +73,8 @@ impl KeptHead {
 pub(super) enum TokenChoice {
     /// The one that the route prefers: most often the current one.
     OfRoute,
-    /// The one before a scheduled renewal, while it lives.
-    Previous,
+    /// This one from before a scheduled renewal, while it lives and is the previous one; then the current one.
+    Previous(Generation),
     /// The current one.
     Current,
 }

@@ -66,10 +66,11 @@ impl Service {
             return Ok(Step::Replace { answered, rejected: generation });
         }
         let (other, choice) = if is_current_rejected {
-            (self.header_cache.authorization(&previous, &context.route.token_scheme), TokenChoice::Previous)
+            (&previous, TokenChoice::Previous(previous.generation()))
         } else {
-            (self.header_cache.authorization(&current, &context.route.token_scheme), TokenChoice::Current)
+            (&current, TokenChoice::Current)
         };
+        let other = self.header_cache.authorization(other, &context.route.token_scheme);
         let Some(again) = context.again() else {
             context.exchange.outcome.unauthorized = Some(Unauthorized::BodyNotKept);
             self.reject_unreplayable(context, source, is_current_rejected, current.generation());

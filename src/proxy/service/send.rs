@@ -166,23 +166,29 @@ impl Service {
     }
 
     /// The token of `source` that the attempt carries, as the value of the route's field: the current one (see
-    /// [`usable_token`]), unless the previous one is chosen and usable.
+    /// [`usable_token`]), unless the previous one is chosen and usable. After another renewal, the previous token is another
+    /// one than was chosen, and perhaps the one that was rejected.
     pub(super) async fn authorize(
         &self,
         context: &mut RequestContext<'_>,
         source: &TokenSource,
     ) -> Result<Authorization, ProxyError> {
-        let takes_previous = match context.token_choice {
-            TokenChoice::OfRoute => context.route.hold.prefers_previous(|| self.shared.clock.now()),
-            TokenChoice::Previous => true,
-            TokenChoice::Current => false,
+        let route = context.route;
+        let previous = match context.token_choice {
+            TokenChoice::OfRoute if route.hold.prefers_previous(|| self.shared.clock.now()) => {
+                route.previous_token(source)
+            }
+            TokenChoice::Previous(chosen) => {
+                route.previous_token(source).filter(|token| token.generation() == chosen)
+            }
+            TokenChoice::OfRoute | TokenChoice::Current => None,
         };
-        if takes_previous && let Some(token) = context.route.previous_token(source) {
-            return Ok(self.header_cache.authorization(&token, &context.route.token_scheme));
+        if let Some(token) = previous {
+            return Ok(self.header_cache.authorization(&token, &route.token_scheme));
         }
         let token =
             usable_token(source, &mut context.exchange.token_wait, &self.shared.token_waiters).await?;
-        Ok(self.header_cache.authorization(&token, &context.route.token_scheme))
+        Ok(self.header_cache.authorization(&token, &route.token_scheme))
     }
 
     /// The response to a caller whose request body failed.
