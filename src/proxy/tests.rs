@@ -1,6 +1,8 @@
 //! The request loop over in-memory streams, in paused time: numbers of callers and lengths of waits that no
 //! socket test could have.
 
+mod timeouts;
+
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -14,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1 as client, http2};
 use hyper::server::conn::http1 as server;
@@ -98,7 +100,7 @@ impl ClientStream for DuplexStream {
 }
 
 /// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes, `/upload` is
-/// read to its end, `/chat` switches to WebSocket, and `/rejected` rejects every token.
+/// read to its end, `/stall` sends no body, `/chat` switches to WebSocket, and `/rejected` rejects every token.
 struct Api(Arc<Issuer>);
 
 impl fmt::Debug for Api {
@@ -125,7 +127,11 @@ impl Api {
         let answer = service_fn(move |mut request: Request<Incoming>| {
             let live = format!("Bearer {}", issuer.live.lock().unwrap());
             let is_live = request.headers()[AUTHORIZATION] == live && request.uri().path() != "/rejected";
-            let body = if request.uri().path() == "/large" { vec![b'x'; LARGE] } else { b"hello".to_vec() };
+            let body = match request.uri().path() {
+                "/large" => Full::new(Bytes::from(vec![b'x'; LARGE])).boxed(),
+                "/stall" => StreamBody::new(futures_util::stream::pending()).boxed(),
+                _ => Full::new(Bytes::from_static(b"hello")).boxed(),
+            };
             async move {
                 if request.uri().path() == "/chat" && is_live {
                     let upgrade = hyper::upgrade::on(&mut request);
@@ -136,13 +142,13 @@ impl Api {
                     let switched = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
                     let switched = switched.header("upgrade", "websocket").header("connection", "upgrade");
                     let switched = switched.header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-                    return Ok(switched.body(Full::default()).unwrap());
+                    return Ok(switched.body(Empty::new().boxed()).unwrap());
                 }
                 if request.uri().path() == "/upload" {
                     // One that breaks off has no answer.
                     request.into_body().collect().await?;
                 }
-                let mut response = Response::new(Full::new(Bytes::from(body)));
+                let mut response = Response::new(body);
                 if !is_live {
                     *response.status_mut() = StatusCode::UNAUTHORIZED;
                 }
@@ -431,7 +437,7 @@ fn a_parked_connection_serves_its_next_request_like_any_other() {
         stream.write_all(&begins).await.unwrap();
         answers(&mut stream, 1).await;
         let (text, elapsed) = until_the_end(stream).await;
-        assert!(text.contains("request_timeout") && elapsed < Duration::from_secs(12), "{elapsed:?}: {text}");
+        assert!(text.contains("request_timeout") && elapsed < Duration::from_secs(13), "{elapsed:?}: {text}");
 
         // The protocol stays what it was: to another one hyper says nothing.
         let mut stream = rested().await;

@@ -11,6 +11,7 @@ pub mod protocol;
 mod read_ahead;
 pub mod request_body;
 pub mod serve;
+mod since;
 pub mod state;
 pub mod stream;
 pub(in crate::proxy) mod tls;

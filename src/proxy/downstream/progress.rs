@@ -6,13 +6,13 @@
 //! also notes that a response head is late: no request has a timer of its own.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::interim::InterimResponses;
+use super::since::Since;
 
 /// The waker of a task, once there is one.
 #[derive(Debug, Default)]
@@ -50,12 +50,10 @@ pub enum Side {
 }
 
 /// The progress of one response: an HTTP/2 stream's, or the present one of an HTTP/1 connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Progress {
-    /// The time of the worker's last sweep.
-    clock: Rc<Cell<Instant>>,
     waits_for: Cell<Option<Side>>,
-    since: Cell<Instant>,
+    since: Since,
     read_timeout: Cell<Option<Duration>>,
     stalled: Cell<Option<Side>>,
     /// When the response head has to have arrived, while it is awaited.
@@ -72,24 +70,6 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// No response so far; `clock` is the time of the worker's last sweep.
-    pub fn new(clock: Rc<Cell<Instant>>) -> Rc<Self> {
-        let since = Cell::new(clock.get());
-        Rc::new(Self {
-            clock,
-            waits_for: Cell::new(None),
-            since,
-            read_timeout: Cell::new(None),
-            stalled: Cell::new(None),
-            head_deadline: Cell::new(None),
-            is_head_late: Cell::new(false),
-            is_sent: Cell::new(false),
-            is_answered: Cell::new(false),
-            interim: InterimResponses::default(),
-            task: Task::default(),
-        })
-    }
-
     /// A response begins, and its upstream may pause for `read_timeout`.
     pub fn begin(&self, read_timeout: Option<Duration>) {
         self.read_timeout.set(read_timeout);
@@ -131,7 +111,7 @@ impl Progress {
 
     /// The response got on: a stall that the sweep found, and nothing has acted on, is over.
     fn moved(&self) {
-        self.since.set(self.clock.get());
+        self.since.begin();
         self.stalled.set(None);
     }
 
@@ -143,14 +123,14 @@ impl Progress {
     /// Restarts the caller's time: the connection as a whole is congested, so that this response cannot be written.
     pub fn excuse(&self) {
         if self.waits_for.get() == Some(Side::Caller) {
-            self.since.set(self.clock.get());
+            self.since.begin();
         }
     }
 
-    /// Notes a response head that is late at the time `now`, and a side that keeps the response waiting for too long; the
-    /// caller only with a `write_timeout`.
-    pub fn sweep(&self, now: Instant, write_timeout: Option<Duration>) {
-        if self.head_deadline.get().is_some_and(|deadline| now >= deadline)
+    /// Notes a response head that is late, and a side that keeps the response waiting for too long; the caller only with a
+    /// `write_timeout`. `now` is the time of the sweep, and `system_now` the same without the pauses of the process.
+    pub fn sweep(&self, now: Instant, system_now: Instant, write_timeout: Option<Duration>) {
+        if self.head_deadline.get().is_some_and(|deadline| system_now >= deadline)
             && !self.is_head_late.replace(true)
         {
             self.task.wake();
@@ -160,7 +140,7 @@ impl Progress {
             Side::Upstream => self.read_timeout.get(),
             Side::Caller => write_timeout,
         };
-        let waited = self.clock.get().duration_since(self.since.get());
+        let waited = self.since.sweep(now);
         if self.stalled.get().is_none() && allowed.is_some_and(|allowed| waited >= allowed) {
             self.stalled.set(Some(side));
             self.task.wake();
@@ -176,16 +156,18 @@ mod tests {
     const WRITE: Duration = Duration::from_secs(3);
 
     /// A progress with its clock.
-    fn progress() -> (Rc<Cell<Instant>>, Rc<Progress>) {
-        let now = Rc::new(Cell::new(Instant::now()));
-        let progress = Progress::new(Rc::clone(&now));
+    fn progress() -> (Cell<Instant>, Progress) {
+        let progress = Progress::default();
         progress.begin(Some(READ));
-        (now, progress)
+        (Cell::new(Instant::now()), progress)
     }
 
+    /// What a sweep finds so many seconds after another one.
     fn after(now: &Cell<Instant>, progress: &Progress, seconds: u64) -> Option<Side> {
-        now.set(now.get() + Duration::from_secs(seconds));
-        progress.sweep(now.get(), Some(WRITE));
+        for seconds in [0, seconds] {
+            now.set(now.get() + Duration::from_secs(seconds));
+            progress.sweep(now.get(), now.get(), Some(WRITE));
+        }
         progress.stalled()
     }
 
@@ -252,7 +234,7 @@ mod tests {
         let (now, progress) = progress();
         let begun = now.get();
         let is_late_after = |seconds| {
-            progress.sweep(begun + Duration::from_secs(seconds), None);
+            progress.sweep(begun, begun + Duration::from_secs(seconds), None);
             progress.is_head_late()
         };
         assert!(!is_late_after(100));
@@ -274,8 +256,9 @@ mod tests {
         progress.awaits_upstream();
         assert_eq!(after(&now, &progress, 1_000_000), None);
         progress.awaits_caller();
+        progress.sweep(now.get(), now.get(), None);
         now.set(now.get() + Duration::from_hours(1));
-        progress.sweep(now.get(), None);
+        progress.sweep(now.get(), now.get(), None);
         assert_eq!(progress.stalled(), None);
     }
 }

@@ -17,6 +17,7 @@ use super::early_resets::EarlyResets;
 use super::interim::InterimBytes;
 use super::progress::{Progress, Task};
 use super::protocol::{End, Http1, Http2, Protocol};
+use super::since::Since;
 use super::stream::{Noticed, StreamObserver};
 use super::wrong_protocol::{Spoken, WrongProtocolLog};
 use crate::config::{HalfClosed, Limits};
@@ -38,12 +39,13 @@ pub struct ClientConnection {
     /// The time of the worker's last sweep.
     clock: Rc<Cell<Instant>>,
     pub(in crate::proxy) protocol: Cell<Protocol>,
-    /// When `protocol` began, or when its deadline was last extended.
-    since: Cell<Instant>,
+    /// Since when `protocol` lasts, or since when its deadline was last extended.
+    since: Since,
     /// When `connection_age` is reached.
     expires: Option<Instant>,
-    /// Since when the client has read nothing of what is ready to be written.
-    blocked_since: Cell<Option<Instant>>,
+    /// Whether the client reads nothing of what is ready to be written, and since when.
+    is_blocked: Cell<bool>,
+    blocked_since: Since,
     /// Whether the client may still be sending part of a request that nobody will read.
     pub has_unread: Cell<bool>,
     /// Whether a response broke off, and only the end of the connection can show that to the client.
@@ -91,9 +93,10 @@ impl ClientConnection {
             certificate_names: OnceCell::new(),
             clock,
             protocol: Cell::new(Protocol::Silent),
-            since: Cell::new(now),
+            since: Since::default(),
             expires,
-            blocked_since: Cell::new(None),
+            is_blocked: Cell::new(false),
+            blocked_since: Since::default(),
             has_unread: Cell::new(false),
             is_truncated: Cell::new(false),
             end: Cell::new(None),
@@ -111,8 +114,7 @@ impl ClientConnection {
     /// Counts a request that was refused before its head was complete.
     pub fn refused(&self, error: &ProxyError) {
         let (method, status) = (MethodLabel::OTHER, error.status().as_u16());
-        let arriving = Instant::now().saturating_duration_since(self.since.get());
-        self.meter.refused(Key { method, status, code: Some(error.code()) }, arriving);
+        self.meter.refused(Key { method, status, code: Some(error.code()) }, self.lasted());
     }
 
     /// Counts a TLS handshake that failed.
@@ -222,7 +224,7 @@ impl ClientConnection {
         match all.first() {
             Some(only) if !self.is_http2() => Rc::clone(only),
             _ => {
-                let progress = Progress::new(Rc::clone(&self.clock));
+                let progress = Rc::<Progress>::default();
                 all.push(Rc::clone(&progress));
                 progress
             }
@@ -245,24 +247,24 @@ impl ClientConnection {
     /// There are bytes to write, and the socket takes none.
     pub fn write_blocked(&self) {
         self.interim.set_flushed(false);
-        if self.blocked_since.get().is_none() {
-            self.blocked_since.set(Some(self.clock.get()));
+        if !self.is_blocked.replace(true) {
+            self.blocked_since.begin();
         }
     }
 
     /// The socket took this number of bytes: a connection on which a response is still written is not idle.
     pub fn written(&self, bytes: usize) {
         self.interim.set_flushed(false);
-        self.blocked_since.set(None);
+        self.is_blocked.set(false);
         if bytes > MAX_CONTROL_FRAME_BYTES && self.protocol.get().is_idle() {
-            self.since.set(self.clock.get());
+            self.since.begin();
         }
     }
 
     /// The socket took everything written so far.
     pub fn flushed(&self) {
         self.interim.set_flushed(true);
-        self.blocked_since.set(None);
+        self.is_blocked.set(false);
         if self.protocol.get() == Protocol::Http1(Http1::Serving(0)) {
             self.enter(Protocol::Http1(Http1::Idle));
         }
@@ -308,7 +310,7 @@ impl ClientConnection {
         }
         self.end.set(Some(end));
         if matches!(self.protocol.get(), Protocol::Handshake | Protocol::Silent | Protocol::Http2(_)) {
-            self.since.set(self.clock.get());
+            self.since.begin();
         }
         // First the streams, so that their last responses go out before the connection ends.
         if end == End::Cut {
@@ -340,16 +342,17 @@ impl ClientConnection {
     /// Ends the connection if a deadline has passed. `system_now` is the time that no suspension has been taken from.
     pub fn sweep(&self, limits: &Limits, system_now: Instant) {
         let now = self.clock.get();
-        let blocked_since = self.blocked_since.get();
-        if blocked_since.is_some_and(|since| now.duration_since(since) >= limits.write_timeout) {
+        let is_blocked = self.is_blocked.get();
+        self.since.sweep(now);
+        if is_blocked && self.blocked_since.sweep(now) >= limits.write_timeout {
             return self.end(End::WriteTimeout);
         }
         let stream_timeout = self.is_http2().then_some(limits.write_timeout);
         for progress in &*self.progress.borrow() {
-            if blocked_since.is_some() {
+            if is_blocked {
                 progress.excuse();
             }
-            progress.sweep(system_now, stream_timeout);
+            progress.sweep(now, system_now, stream_timeout);
         }
         let protocol = self.protocol.get();
         if matches!(protocol, Protocol::Http1(Http1::Serving(_))) && self.has_left() {
@@ -370,14 +373,14 @@ impl ClientConnection {
         }
     }
 
-    /// How long the connection has been in its present state.
+    /// How long the connection had been in its present state at the last sweep.
     fn lasted(&self) -> Duration {
-        self.clock.get().duration_since(self.since.get())
+        self.since.lasted(self.clock.get())
     }
 
     fn enter(&self, protocol: Protocol) {
         self.protocol.set(protocol);
-        self.since.set(self.clock.get());
+        self.since.begin();
     }
 }
 
