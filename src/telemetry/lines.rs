@@ -62,13 +62,20 @@ pub(super) struct Lines {
     waiting: Vec<u8>,
     /// Whether `waiting` begins inside a line.
     is_torn: bool,
+    /// Whether the output took all of the last write.
+    are_taken: bool,
     lost: Arc<AtomicUsize>,
 }
 
 impl Lines {
     /// Lines for this output; `lost` counts those that could not be written.
     pub(super) fn new(output: Output, lost: Arc<AtomicUsize>) -> Self {
-        Self { output, waiting: Vec::with_capacity(WRITE_BYTES), is_torn: false, lost }
+        Self { output, waiting: Vec::with_capacity(WRITE_BYTES), is_torn: false, are_taken: true, lost }
+    }
+
+    /// Whether the output took all of the last write.
+    pub(super) const fn are_taken(&self) -> bool {
+        self.are_taken
     }
 
     fn write_out(&mut self) {
@@ -82,6 +89,7 @@ impl Lines {
             self.waiting.drain(..rest);
         }
         let written = self.write_while_possible();
+        self.are_taken = written == self.waiting.len();
         if written > 0 {
             self.is_torn = self.waiting[written - 1] != b'\n';
         }

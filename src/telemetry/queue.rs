@@ -1,12 +1,16 @@
 //! The queue between the threads that log and the one that writes, so that a slow reader of the log or a full disk delays
-//! nothing. Lines that do not fit are dropped and counted.
+//! nothing. Lines that do not fit are dropped and counted; once the output takes lines again, the log tells how many.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::lines::Lines;
 
@@ -19,6 +23,14 @@ const MAX_MESSAGES: usize = 16_384;
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long the end waits for the lines that are left, which may have no reader.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The shortest time between two reports of dropped lines.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// What the thread that writes logs itself. Its lines go around the queue, which may be full.
+    static OWN: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
 
 /// Takes lines to be written.
 #[derive(Clone, Debug)]
@@ -53,8 +65,9 @@ impl Queue {
         let (end, ended) = sync_channel(1);
         let queue = Self { sender, state: Arc::default(), dropped };
         let state = Arc::clone(&queue.state);
+        let mut report = Report { dropped: Arc::clone(&queue.dropped), told: 0, at: None };
         thread::Builder::new().name("log".to_owned()).spawn(move || {
-            write_until_the_end(&receiver, &mut lines, &state);
+            write_until_the_end(&receiver, &mut lines, &state, &mut report);
             let _ = end.try_send(());
         })?;
         Ok((queue.clone(), WritingThread { queue, ended }))
@@ -82,7 +95,10 @@ fn of_error(error: TrySendError<Vec<u8>>) -> Vec<u8> {
 /// Each write is a line.
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.send(line.to_vec());
+        let is_own = OWN.with_borrow_mut(|own| own.as_mut().map(|own| own.extend_from_slice(line)).is_some());
+        if !is_own {
+            self.send(line.to_vec());
+        }
         Ok(line.len())
     }
 
@@ -91,21 +107,75 @@ impl Write for Queue {
     }
 }
 
-fn write_until_the_end(receiver: &Receiver<Vec<u8>>, lines: &mut Lines, state: &State) {
-    while let Ok(first) = receiver.recv() {
-        write_waiting(Some(first), receiver, lines, state);
-        if state.is_ending.load(Ordering::Acquire) {
-            return write_waiting(None, receiver, lines, state);
+/// What the log has told of dropped lines.
+struct Report {
+    dropped: Arc<AtomicUsize>,
+    /// How many of the dropped lines were reported, and when.
+    told: usize,
+    at: Option<Instant>,
+}
+
+impl Report {
+    /// Whether lines were dropped that were not reported, and the output takes lines again.
+    fn has_news(&self, lines: &Lines) -> bool {
+        self.dropped.load(Ordering::Relaxed) != self.told && lines.are_taken()
+    }
+
+    /// Reports dropped lines, unless there was a report a moment ago and there will be another.
+    fn tell(&mut self, lines: &mut Lines, is_last: bool) {
+        if !self.has_news(lines) {
+            return;
         }
+        let now = Instant::now();
+        if !is_last && self.at.is_some_and(|at| now.duration_since(at) < REPORT_INTERVAL) {
+            return;
+        }
+        self.at = Some(now);
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        OWN.set(Some(Vec::new()));
+        warn!(lines = dropped - self.told, "log lines were dropped: the log could not be written in time");
+        let _ = lines.write_all(&OWN.take().unwrap_or_default());
+        let _ = lines.flush();
+        if lines.are_taken() {
+            self.told = dropped;
+        }
+    }
+}
+
+fn write_until_the_end(receiver: &Receiver<Vec<u8>>, lines: &mut Lines, state: &State, report: &mut Report) {
+    loop {
+        let first = if report.has_news(lines) {
+            match receiver.recv_timeout(REPORT_INTERVAL) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        } else {
+            let Ok(first) = receiver.recv() else { return };
+            Some(first)
+        };
+        write_waiting(first, receiver, lines, (state, report));
+        if state.is_ending.load(Ordering::Acquire) {
+            write_waiting(None, receiver, lines, (state, report));
+            return report.tell(lines, true);
+        }
+        report.tell(lines, false);
         thread::sleep(PAUSE);
     }
 }
 
-fn write_waiting(first: Option<Vec<u8>>, receiver: &Receiver<Vec<u8>>, lines: &mut Lines, state: &State) {
+fn write_waiting(
+    first: Option<Vec<u8>>,
+    receiver: &Receiver<Vec<u8>>,
+    lines: &mut Lines,
+    (state, report): (&State, &mut Report),
+) {
     for message in first.into_iter().chain(receiver.try_iter()) {
         state.waiting.fetch_sub(message.len(), Ordering::Relaxed);
         // What cannot be written is counted there.
         let _ = lines.write_all(&message);
+        // Where lines keep coming, this loop does not end.
+        report.tell(lines, false);
     }
     let _ = lines.flush();
 }

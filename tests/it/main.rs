@@ -47,6 +47,7 @@ mod leaving;
 mod lifecycle;
 mod limits;
 mod log_files;
+mod log_pipe;
 mod login;
 mod login_stub;
 mod metrics;

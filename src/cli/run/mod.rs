@@ -4,9 +4,6 @@ mod certificates;
 mod reloader;
 mod watch;
 
-use std::convert::Infallible;
-use std::time::Duration;
-
 use tracing::{error, info, warn};
 
 use self::reloader::{Reloader, log_warnings};
@@ -25,7 +22,6 @@ use crate::systemd::service::{ServiceManager, keep_alive};
 use crate::systemd::sockets::PassedSockets;
 use crate::telemetry::Event;
 use crate::telemetry::event::Name;
-use crate::telemetry::log::Writing;
 use crate::telemetry::{files, log};
 
 /// Returns the exit code after a failure before the log was open.
@@ -110,7 +106,6 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             daemon.abort().await;
             return FAILED;
         }
-        never = log_dropped_lines(&log) => match never {},
         never = keep_alive(watchdog, async || pulse.beat().await) => match never {},
     }
     // Clients that wait for a reload get an error.
@@ -133,17 +128,4 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
 fn reopen_files() {
     files::reopen();
     info!("files opened again");
-}
-
-/// Logs how many lines of the log were dropped, once lines are written again.
-async fn log_dropped_lines(log: &Writing) -> Infallible {
-    let mut logged = 0;
-    loop {
-        tokio::time::sleep(Duration::from_mins(1)).await;
-        let dropped = log.dropped().count();
-        if dropped > logged {
-            warn!(lines = dropped - logged, "log lines were dropped: the log could not be written in time");
-            logged = dropped;
-        }
-    }
 }
