@@ -7,7 +7,8 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // The threads that read and write files, and look up names of token endpoints.
+    let runtime = tokio::runtime::Builder::new_current_thread().thread_name("blocking").enable_all().build();
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(bearerd::cli::main());

@@ -144,6 +144,21 @@ impl World {
         self.process.status("Threads:")
     }
 
+    /// How many of these look up names of APIs, which they do for one connection at a time.
+    pub(crate) fn lookups(&self) -> u64 {
+        self.process.threads("lookup")
+    }
+
+    /// How many read or write files, or look up the names of token endpoints.
+    pub(crate) fn blocking_threads(&self) -> u64 {
+        self.process.threads("blocking")
+    }
+
+    /// How many threads live as long as the daemon.
+    pub(crate) fn lasting_threads(&self) -> u64 {
+        self.threads().saturating_sub(self.lookups() + self.blocking_threads())
+    }
+
     /// How many descriptors the daemon has; shown to root alone.
     pub(crate) fn descriptors(&self) -> Option<usize> {
         self.process.descriptors()

@@ -242,18 +242,26 @@ pub(crate) async fn chatting(soak: Rc<Soak>) {
 
 /// How long threads may take to end: the runtime keeps a thread that has nothing to do for 10 s.
 const THREADS_END: Duration = Duration::from_secs(30);
-/// The threads that look at files now and then (configuration, certificates, states), and may not have run before the load.
-const THREADS_OF_FILES: u64 = 2;
+/// The threads that block and never end: every two seconds the configuration and the files of certificates are read, perhaps
+/// at the same moment.
+const WATCHES: u64 = 2;
 
 /// Checks that the daemon has as many descriptors and threads as before the load, and its connections to the API.
 pub(crate) async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
-    let (began, before) = (Instant::now(), samples.threads_before() + THREADS_OF_FILES);
-    while world.threads() > before && began.elapsed() < THREADS_END {
+    let (began, before) = (Instant::now(), samples.threads_before());
+    let are_left =
+        || (world.lasting_threads(), world.lookups()) != (before, 0) || world.blocking_threads() > WATCHES;
+    while are_left() && began.elapsed() < THREADS_END {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let threads = world.threads();
-    let took = format!("{threads} of {before} after {:.0} s", began.elapsed().as_secs_f64());
-    report.check("no thread is left when all callers have gone", threads <= before, &took);
+    let took = format!(
+        "{} of {before}, {} that look up names, {} that block, after {:.0} s",
+        world.lasting_threads(),
+        world.lookups(),
+        world.blocking_threads(),
+        began.elapsed().as_secs_f64()
+    );
+    report.check("no thread is left when all callers have gone", !are_left(), &took);
     let Some(before) = samples.descriptors_before() else {
         return report.note("descriptors are shown to root alone");
     };

@@ -38,7 +38,7 @@ impl Samples {
     pub(crate) async fn taken(soak: &Soak) -> Self {
         let before =
             soak.world.descriptors().map(|all| all.saturating_sub(soak.world.api.open_connections()));
-        let threads_before = soak.world.threads();
+        let threads_before = soak.world.lasting_threads();
         let mut all = Vec::new();
         let mut due = Instant::now() + EVERY;
         while !soak.is_over() {
@@ -56,7 +56,7 @@ impl Samples {
         self.before
     }
 
-    /// The daemon's threads before the load.
+    /// The daemon's threads before the load that live as long as the daemon.
     pub(crate) const fn threads_before(&self) -> u64 {
         self.threads_before
     }
