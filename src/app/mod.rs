@@ -204,10 +204,9 @@ impl Daemon {
         for address in &transition.addresses {
             log_listening(address, certificates.current().is_some());
         }
-        let settings = listener_settings(&config, &certificates, portions.callers);
+        let settings = listener_settings(&config, &certificates, portions.callers, &service_settings);
         let (listener, changes) = mpsc::channel(1);
         let counters = handles.iter().map(WorkerHandle::counter).collect();
-        let settings = (settings, Arc::clone(&service_settings.traffic));
         listener::spawn(transition.new, handles, settings, stages.watch(), changes, &mut threads)?;
 
         let mut refreshers = Refreshers::new(stages.watch());
@@ -347,6 +346,7 @@ fn listener_settings(
     config: &Config,
     certificates: &Certificates,
     most_connections: usize,
+    service_settings: &ServiceSettings,
 ) -> listener::Settings {
     let server = &config.server;
     listener::Settings {
@@ -354,6 +354,7 @@ fn listener_settings(
         tls: certificates.current(),
         limits: server.limits.clone(),
         most_connections,
+        traffic: Arc::clone(&service_settings.traffic),
     }
 }
 

@@ -311,7 +311,8 @@ impl Daemon {
             log_listening(address, self.certificates.current().is_some());
         }
         let (done, is_done) = oneshot::channel();
-        let settings = listener_settings(config, &self.certificates, self.most_connections);
+        let settings =
+            listener_settings(config, &self.certificates, self.most_connections, &self.service_settings);
         let change = listener::Change { settings, stay, open: new, done };
         self.listener.send(change).await.map_err(io::Error::other)?;
         self.listen_sockets = after;

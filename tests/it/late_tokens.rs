@@ -134,9 +134,9 @@ async fn a_replay_that_waits_during_another_renewal_carries_the_newest_token() {
         rejected.read().await.unwrap()
     };
 
-    let (held, replayed) = tokio::join!(holds, renewal);
+    let (other, replayed) = tokio::join!(holds, renewal);
 
-    assert_eq!((held.status, replayed.status, replayed.text()), (200, 200, "paid".to_owned()));
+    assert_eq!((other.status, replayed.status, replayed.text()), (200, 200, "paid".to_owned()));
     assert_eq!(carried(&world, 3), [2, 2, 3]);
     world.finish().await;
 }

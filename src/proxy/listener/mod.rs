@@ -122,6 +122,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The most connections that there are descriptors for.
     pub most_connections: usize,
+    /// Where refused connections are counted.
+    pub traffic: Arc<Traffic>,
 }
 
 /// A reload of the listener.
@@ -137,7 +139,7 @@ pub struct Change {
     pub done: oneshot::Sender<io::Result<()>>,
 }
 
-/// Accepts from all listening sockets until the daemon stops. Refused connections are counted in the traffic.
+/// Accepts from all listening sockets until the daemon stops.
 ///
 /// # Errors
 ///
@@ -145,7 +147,7 @@ pub struct Change {
 pub fn spawn(
     listen_sockets: Vec<ListenSocket>,
     workers: Vec<WorkerHandle>,
-    (settings, traffic): (Settings, Arc<Traffic>),
+    settings: Settings,
     stage: watch::Receiver<Stage>,
     mut changes: mpsc::Receiver<Change>,
     threads: &mut Threads,
@@ -153,7 +155,7 @@ pub fn spawn(
     threads.spawn("listener".to_owned(), move |beats| {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(beats.during(async move {
-            let mut listener = Listener::new(workers, settings, traffic, stage);
+            let mut listener = Listener::new(workers, settings, stage);
             listener.open(listen_sockets)?;
             loop {
                 tokio::select! {
@@ -185,13 +187,9 @@ struct SocketState {
 }
 
 impl Listener {
-    fn new(
-        workers: Vec<WorkerHandle>,
-        settings: Settings,
-        traffic: Arc<Traffic>,
-        stage: watch::Receiver<Stage>,
-    ) -> Self {
-        let admission = AdmissionControl::new(&settings.limits, settings.most_connections, traffic);
+    fn new(workers: Vec<WorkerHandle>, settings: Settings, stage: watch::Receiver<Stage>) -> Self {
+        let admission =
+            AdmissionControl::new(&settings.limits, settings.most_connections, Arc::clone(&settings.traffic));
         let settings = RefCell::new(Rc::new(settings));
         let dispatcher = Rc::new(Dispatcher { workers, settings, admission, failures: Throttle::default() });
         Self { dispatcher, states: Vec::new(), accepting: JoinSet::new(), stage }
