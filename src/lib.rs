@@ -13,6 +13,7 @@
 //! - [`network`] decides which addresses count as one client, and which are public.
 //! - [`webhooks`] sends events to receivers over HTTP.
 //! - [`unix_socket`] binds unix sockets that only the daemon's own user can open.
+//! - [`judged_as`] tells as whom the files of a folder are judged.
 //! - [`blocking`] runs work that may block for ever, and waits for it within a bound.
 //! - [`shared_request`] merges requests that many make at once.
 //! - [`telemetry`] writes the log and the audit trail.
@@ -43,6 +44,7 @@ pub mod clock;
 pub mod config;
 pub mod documentation;
 pub mod http;
+pub mod judged_as;
 pub mod network;
 pub mod peer_text;
 pub mod shared_request;

@@ -369,7 +369,7 @@ const fn blocked_by(reason: Reason) -> &'static str {
         Reason::QuotaExhausted => "the quota of token requests is used up",
         Reason::SharedStoreUnavailable => "the store that the replicas share is away",
         Reason::ClientRejected => "the authorization server rejects the client",
-        Reason::ReauthorizationRequired => "a person must authorize the client again and hand over the grant",
+        Reason::ReauthorizationRequired => "a person must authorize the client and hand over the grant",
         Reason::RotationLimit => "max_rotations is reached: a person must authorize the client again",
         Reason::ScopeMissing => "the authorization server does not grant all of require_scopes",
     }

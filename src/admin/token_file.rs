@@ -21,6 +21,8 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
+use crate::judged_as::{JudgedAs, check_owner, is_this_user};
+
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 32;
 /// The largest file that is read.
@@ -114,8 +116,9 @@ enum Found {
 /// [`TokenFileError`]; the file has not changed.
 pub fn open_or_create(path: &Path) -> Result<OwnToken, TokenFileError> {
     let (folder, name) = folder_of(path)?;
+    let user = JudgedAs::ThisUser.user(&folder).map_err(TokenFileError::Folder)?;
     for _ in 0..ATTEMPTS {
-        let replaced = match look(&folder, name)? {
+        let replaced = match look(&folder, name, user)? {
             Found::Token(secret) => return Ok(OwnToken { secret, replaced: None, not_written: None }),
             Found::Nothing => None,
             Found::Readable(mode) => Some(mode),
@@ -134,15 +137,20 @@ pub fn open_or_create(path: &Path) -> Result<OwnToken, TokenFileError> {
     Err(TokenFileError::NotWritten(ErrorKind::WouldBlock.into()))
 }
 
-/// Whether [`open_or_create`] could return a token. Changes nothing.
+/// Whether [`open_or_create`] could return a token to a daemon of this user. Changes nothing.
 ///
 /// # Errors
 ///
 /// As of [`open_or_create`].
-pub fn check(path: &Path) -> Result<(), TokenFileError> {
+pub fn check(path: &Path, user: JudgedAs) -> Result<(), TokenFileError> {
     let (folder, name) = folder_of(path)?;
-    if matches!(look(&folder, name)?, Found::Token(_)) {
+    let user = user.user(&folder).map_err(TokenFileError::Folder)?;
+    if matches!(look(&folder, name, user)?, Found::Token(_)) {
         return Ok(());
+    }
+    if !is_this_user(user) {
+        let status = fstat(&folder).map_err(|error| TokenFileError::Folder(error.into()))?;
+        return check_owner(&status, user, Mode::WUSR | Mode::XUSR).map_err(TokenFileError::NotWritten);
     }
     let may_write = accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
     may_write.map_err(|error| TokenFileError::NotWritten(error.into()))
@@ -188,9 +196,10 @@ fn open(folder: &OwnedFd, name: &OsStr) -> Result<Option<TokenFile>, TokenFileEr
     Ok(Some(TokenFile { file: File::from(file), mode, owner: status.st_uid }))
 }
 
-fn look(folder: &OwnedFd, name: &OsStr) -> Result<Found, TokenFileError> {
+/// What a daemon of this user finds.
+fn look(folder: &OwnedFd, name: &OsStr, user: u32) -> Result<Found, TokenFileError> {
     let Some(TokenFile { file, mode, owner }) = open(folder, name)? else { return Ok(Found::Nothing) };
-    if owner != rustix::process::geteuid().as_raw() {
+    if owner != user {
         return Err(TokenFileError::Owner(owner));
     }
     if mode & OTHERS != 0 {
@@ -301,7 +310,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.token");
         assert!(read(&path).unwrap().is_none());
-        check(&path).unwrap();
+        check(&path, JudgedAs::ThisUser).unwrap();
         assert!(!path.exists(), "a check makes nothing");
 
         let (token, replaced) = opened(&path);
@@ -324,7 +333,7 @@ mod tests {
         let mut known = opened(&path).0;
         for wrong in [0o644, 0o640, 0o620, 0o604, 0o601] {
             fs::set_permissions(&path, fs::Permissions::from_mode(wrong)).unwrap();
-            check(&path).unwrap();
+            check(&path, JudgedAs::ThisUser).unwrap();
 
             let (token, replaced) = opened(&path);
 
@@ -340,7 +349,9 @@ mod tests {
         fs::write(&target, "x".repeat(43)).unwrap();
         fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
         symlink(&target, &path).unwrap();
-        for outcome in [open_or_create(&path).map(drop), check(&path), read(&path).map(drop)] {
+        for outcome in
+            [open_or_create(&path).map(drop), check(&path, JudgedAs::ThisUser), read(&path).map(drop)]
+        {
             assert!(matches!(outcome, Err(TokenFileError::Symlink)), "{outcome:?}");
         }
         fs::remove_file(&path).unwrap();
@@ -362,7 +373,7 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
         let nowhere = folder.path().join("nowhere/admin.token");
-        assert!(matches!(check(&nowhere), Err(TokenFileError::Folder(_))));
+        assert!(matches!(check(&nowhere, JudgedAs::ThisUser), Err(TokenFileError::Folder(_))));
         assert!(read(&nowhere).unwrap().is_none());
     }
 

@@ -30,6 +30,7 @@ use crate::admin::{
     Access, Credentials, Exposition, HealthAddress, OperatorAddress, Overview, Readiness, Reloading,
 };
 use crate::config::{Config, Listen};
+use crate::judged_as::JudgedAs;
 use crate::lifecycle::Stage;
 use crate::proxy::listener::BoundSocket;
 use crate::reload::Reloads;
@@ -200,7 +201,7 @@ pub(super) fn own_token(config: &Config) -> Result<Option<SecretString>, StartEr
 /// [`StartError::AdminToken`].
 pub(super) fn check_own_token(config: &Config) -> Result<(), StartError> {
     let Some(path) = &config.admin.token_file else { return Ok(()) };
-    token_file::check(path).map_err(refused(path))
+    token_file::check(path, JudgedAs::FolderOwner).map_err(refused(path))
 }
 
 fn refused(path: &Path) -> impl FnOnce(token_file::TokenFileError) -> StartError {

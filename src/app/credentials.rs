@@ -17,6 +17,7 @@ use crate::causes::in_one_line;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::StatePlace;
+use crate::judged_as::JudgedAs;
 use crate::lifecycle::Stage;
 use crate::telemetry::Events;
 use crate::tls::client::Trust;
@@ -132,7 +133,7 @@ fn place(config: &Config, before: &[(Config, TokenSource)], clock: Clock) -> Res
     let path = |config: &Config| config.state.as_ref().map(|StatePlace { path, .. }| path.clone());
     match before.iter().find(|(other, _)| path(other).is_some() && path(other) == path(config)) {
         Some((holder, _)) => {
-            DurableState::inspect(config, clock).map_err(no_state)?;
+            DurableState::inspect(config, clock, JudgedAs::ThisUser).map_err(no_state)?;
             Ok(Place::Vacated(holder.name.clone()))
         }
         None => Ok(Place::Opened(Box::new(DurableState::open(config, clock).map_err(no_state)?))),

@@ -1,7 +1,7 @@
 //! Why the daemon cannot start or cannot apply another configuration.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -133,6 +133,7 @@ impl StartError {
                 "stop the process that listens there, or choose another path in a folder that the daemon's user may \
                  write to",
             ),
+            Self::Listen { address: Listen::Tcp(_), source, .. } => help_for_port(source.kind()),
             Self::OwnPort { .. } => Some(
                 "both addresses use the same port: restart bearerd, or remove the old address with one reload and \
                  add the new one with the next",
@@ -141,6 +142,40 @@ impl StartError {
             Self::PassedSocket(error) => Some(error.help()),
             Self::AdminToken { source, .. } => Some(source.help()),
             _ => None,
+        }
+    }
+}
+
+/// How to fix an IP address and port that cannot be bound, if that is known. The error names the key in parentheses.
+const fn help_for_port(failure: ErrorKind) -> Option<&'static str> {
+    Some(match failure {
+        ErrorKind::AddrInUse => {
+            "another process listens on the port, perhaps another bearerd or `bearerd demo` (`ss -ltnp` names it): stop it, \
+             or set the key in parentheses to another port"
+        }
+        ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has the address (`ip address` lists them): set the key in parentheses to another \
+             one, such as 127.0.0.1"
+        }
+        ErrorKind::PermissionDenied => {
+            "a port below 1024 needs CAP_NET_BIND_SERVICE: set the key in parentheses to a higher port, or let systemd open \
+             the port (bearerd.socket)"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_cannot_be_bound_has_its_key_and_a_remedy() {
+        for failure in [ErrorKind::AddrInUse, ErrorKind::AddrNotAvailable, ErrorKind::PermissionDenied] {
+            let address = Listen::Tcp(([127, 0, 0, 1], 80).into());
+            let error = StartError::Listen { key: "health.listen", address, source: failure.into() };
+            assert!(error.to_string().ends_with("(health.listen)"), "{error}");
+            assert!(error.help().unwrap().contains("set the key in parentheses to "), "{failure}");
         }
     }
 }

@@ -208,6 +208,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::config::{Config, Environment};
+    use crate::judged_as::JudgedAs;
     use crate::token::DurableState;
 
     /// The last three are those of operators and health checks alone.
@@ -234,7 +235,7 @@ mod tests {
         let checked = config::parse(&folder.join("proxy.toml"), text.to_owned(), &environment);
         let config = checked.map_err(|problems| problems.to_string())?.config;
         check(&config).map_err(|error| error.to_string())?;
-        let inspect = |credential| DurableState::inspect(credential, Clock::system());
+        let inspect = |credential| DurableState::inspect(credential, Clock::system(), JudgedAs::ThisUser);
         for credential in &config.credentials {
             inspect(credential).map_err(|error| error.to_string())?;
         }

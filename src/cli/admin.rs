@@ -22,7 +22,7 @@ use crate::config;
 use crate::config::model::certificate_files::read_client_certificate;
 use crate::config::model::endpoint::is_protected;
 use crate::config::model::secret::{Secret, SecretError};
-use crate::config::{AdminAccess, Diagnostics, Environment, Listen, NoAdminAccess, NoPath};
+use crate::config::{AddressOrigin, AdminAccess, Diagnostics, Environment, Listen, NoAdminAccess, NoPath};
 use crate::tls::client::{Trust, TrustError};
 
 /// Shorter than the timeout of each request, so that a request which times out has connected.
@@ -60,8 +60,8 @@ pub(super) struct AdminClient {
     /// The base of URLs.
     url: String,
     is_unix: bool,
-    /// Whether the address comes from the configuration, and so belongs to this machine.
-    is_configured: bool,
+    /// Where the address comes from.
+    origin: AddressOrigin,
     /// The admin token, or why it cannot be read, which the first operation returns.
     token: Option<Result<SecretString, SecretError>>,
     /// Why the daemon's own token cannot be read.
@@ -94,8 +94,35 @@ pub(super) enum AdminError {
     ClientCertificate(String),
     #[error(transparent)]
     NoPath(NoPath),
-    #[error("{base} does not answer")]
-    Unreachable { base: String, source: reqwest::Error },
+    #[error("{base} does not answer: {cause}")]
+    Unreachable { base: String, origin: AddressOrigin, failure: Failure, cause: String },
+}
+
+/// How far a request has come that was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Nothing listens at the address: the connection was refused, or there is no socket.
+    Refused,
+    /// There is no connection for another reason.
+    NotConnected,
+    /// The connection was open.
+    NotAnswered,
+}
+
+impl Failure {
+    fn of(error: &reqwest::Error) -> Self {
+        let is_refusal = |cause: &std::io::Error| {
+            matches!(cause.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
+        };
+        let mut causes = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+        if causes.any(is_refusal) {
+            Self::Refused
+        } else if error.is_connect() {
+            Self::NotConnected
+        } else {
+            Self::NotAnswered
+        }
+    }
 }
 
 impl From<NoAdminAccess> for AdminError {
@@ -116,8 +143,8 @@ impl AdminClient {
     /// set up.
     pub(super) fn new(address: AdminAddress, environment: &Environment) -> Result<Self, AdminError> {
         let access = config::admin_access(address.file.path, environment)?;
-        let AdminAccess { listen, token, token_file, speaks_tls, certificate } = access;
-        let is_configured = address.admin.is_none();
+        let AdminAccess { listen, origin, token, token_file, speaks_tls, certificate } = access;
+        let origin = if address.admin.is_some() { AddressOrigin::Flag } else { origin };
         let scheme = if speaks_tls { "https" } else { "http" };
         // The daemon does not accept its own token in the clear over a network.
         let token_file = token_file.filter(|_| speaks_tls || listen.is_local());
@@ -158,8 +185,8 @@ impl AdminClient {
         let initial = |secret: Secret| secret.initial().clone();
         let token = token.map(|token| token.map(initial)).or(own.map(Ok));
         match builder.build() {
-            Ok(http) => Ok(Self { base, url, is_unix, is_configured, token, no_own_token, http }),
-            Err(source) => Err(AdminError::Unreachable { base, source }),
+            Ok(http) => Ok(Self { base, url, is_unix, origin, token, no_own_token, http }),
+            Err(error) => Err(AdminError::unreachable(&base, &origin, error)),
         }
     }
 
@@ -175,14 +202,14 @@ impl AdminClient {
         }
     }
 
-    /// Whether the address comes from the configuration, and not from `--admin`.
-    pub(super) const fn is_configured(&self) -> bool {
-        self.is_configured
+    /// Whether the address comes from the configuration, and not from `--admin`: then it belongs to this machine.
+    pub(super) fn is_configured(&self) -> bool {
+        self.origin != AddressOrigin::Flag
     }
 
     /// Whether a secret may be sent to the address.
     pub(super) fn is_protected(&self) -> bool {
-        self.is_configured || self.is_unix || Url::parse(&self.url).is_ok_and(|url| is_protected(&url))
+        self.is_configured() || self.is_unix || Url::parse(&self.url).is_ok_and(|url| is_protected(&url))
     }
 
     /// Requests a path that needs no admin token.
@@ -223,23 +250,66 @@ impl AdminClient {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, AdminError> {
-        let unreachable = |source: reqwest::Error| AdminError::Unreachable {
-            base: self.base.clone(),
-            source: source.without_url(),
-        };
+        let unreachable = |error| AdminError::unreachable(&self.base, &self.origin, error);
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(unreachable)?;
         Ok(Answer { status, text })
     }
+
+    /// Prints that the answer is none of an admin address of this version, and returns the exit code.
+    pub(super) fn not_an_admin_address(&self, answer: &Answer) -> u8 {
+        let (base, status) = (&self.base, answer.status);
+        output::error_line(format_args!(
+            "bearerd: {base} answered {status}, but not as an admin address of bearerd"
+        ));
+        let origin = &self.origin;
+        output::error_line(format_args!(
+            "  help: the address is {origin}: name the daemon's admin address with --admin URL"
+        ));
+        FAILED
+    }
 }
 
 impl AdminError {
+    fn unreachable(base: &str, origin: &AddressOrigin, error: reqwest::Error) -> Self {
+        let (failure, error) = (Failure::of(&error), error.without_url());
+        // The innermost cause tells more than those around it, which say that a request was sent by a client.
+        let cause = causes(&error).last().map(ToString::to_string).unwrap_or_default();
+        Self::Unreachable { base: base.to_owned(), origin: origin.clone(), failure, cause }
+    }
+
+    /// What the operator can do where no daemon answers.
+    fn help_for_unreachable(origin: &AddressOrigin, failure: Failure) -> String {
+        let remedy = match (origin, failure) {
+            (AddressOrigin::Flag, Failure::Refused) => {
+                "start the daemon, or check the address: a daemon logs it when it starts (\"admin listening\"), and \
+                 `bearerd demo` prints it"
+            }
+            (AddressOrigin::NoFile, Failure::Refused) => {
+                "start a daemon with `bearerd run`, name its configuration with -c FILE, or its address with --admin \
+                 URL, which `bearerd demo` prints"
+            }
+            (_, Failure::Refused) => {
+                "start the daemon with `bearerd run`, or name the address of another with --admin URL, which \
+                 `bearerd demo` prints"
+            }
+            (_, Failure::NotConnected) => {
+                "check that the daemon listens there, and that this user may connect to it; https:// is for a daemon \
+                 with `admin.tls`"
+            }
+            (_, Failure::NotAnswered) => {
+                "check that a daemon listens there, and not another program; https:// is for a daemon with `admin.tls`"
+            }
+        };
+        format!("the address is {origin}: {remedy}")
+    }
+
     /// Prints the error, and returns the exit code.
     pub(super) fn report(&self, environment: &Environment) -> u8 {
         match self {
             Self::Configuration(diagnostics) => {
-                output::error_line(diagnostics.render(output::may_colour(environment)));
+                output::problems(diagnostics, environment);
                 return BAD_CONFIGURATION;
             }
             Self::NoPath(error) => {
@@ -247,20 +317,20 @@ impl AdminError {
                 return BAD_CONFIGURATION;
             }
             Self::OwnToken { source, .. } => output::failure(self, Some(source.help())),
+            Self::Unreachable { origin, failure, .. } => {
+                output::failure(self, Some(&Self::help_for_unreachable(origin, *failure)));
+            }
             error => output::error_line(format_args!("bearerd: {}", in_one_line(error))),
         }
         match self {
-            Self::Unreachable { source, .. } if source.is_connect() => UNAVAILABLE,
+            Self::Unreachable { failure: Failure::Refused | Failure::NotConnected, .. } => UNAVAILABLE,
             _ => FAILED,
         }
     }
 
     /// Whether the connection was refused, or there is no socket: nothing listens at the address.
-    pub(super) fn is_refused(&self) -> bool {
-        let Self::Unreachable { source, .. } = self else { return false };
-        causes(source)
-            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-            .any(|cause| matches!(cause.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound))
+    pub(super) const fn is_refused(&self) -> bool {
+        matches!(self, Self::Unreachable { failure: Failure::Refused, .. })
     }
 }
 
@@ -295,14 +365,6 @@ impl Answer {
 /// A text of the daemon as it may be shown.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_DETAIL_CHARS).collect()
-}
-
-/// The message about a response that no admin address of this version sends.
-pub(super) fn not_an_admin_address(answer: &Answer) -> String {
-    let status = answer.status;
-    format!(
-        "bearerd: the address answered {status}, but not as an admin address of bearerd; name that with --admin"
-    )
 }
 
 /// The path of an operation on a credential, whose name is escaped.

@@ -38,7 +38,7 @@ pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
         Err(diagnostics) => diagnostics,
     };
     if !diagnostics.problems().is_empty() {
-        output::error_line(diagnostics.render(output::may_colour(environment)).trim_end());
+        output::problems(diagnostics, environment);
         if outcome.is_ok() {
             output::error_line(format_args!("  see {}", documentation::of_warnings()));
         }

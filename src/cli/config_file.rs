@@ -12,7 +12,8 @@ use super::output;
 use crate::config;
 use crate::config::source::file;
 use crate::config::source::file::Content;
-use crate::config::{Checked, Config, Credential, Environment};
+use crate::config::{Checked, Config, Credential, Environment, NoPath};
+use crate::documentation;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ConfigFile {
@@ -43,10 +44,13 @@ pub(super) struct UnknownCredential {
     known: String,
 }
 
-/// Finds the configuration. If its path is no path, prints why and returns the exit code.
+/// Finds the configuration. If there is none, prints why and returns the exit code.
 pub(super) fn find(file: ConfigFile, environment: &Environment) -> Result<PathBuf, u8> {
     config::find(file.path, environment).map_err(|error| {
         output::failure(&error, Some(error.help()));
+        if error == NoPath::NoFile {
+            output::error_line(format_args!("  quick starts: {}", documentation::front_page()));
+        }
         BAD_CONFIGURATION
     })
 }
@@ -63,7 +67,7 @@ pub(super) fn check(
     environment: &Environment,
 ) -> Result<Checked, u8> {
     config::check(path, read, environment).map_err(|diagnostics| {
-        output::error_line(diagnostics.render(output::may_colour(environment)));
+        output::problems(&diagnostics, environment);
         BAD_CONFIGURATION
     })
 }

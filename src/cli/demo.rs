@@ -1,6 +1,6 @@
 //! `bearerd demo`: runs the demonstration, then serves until Ctrl-C; with `--platform`, its servers alone.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::exit_code::{FAILED, OK};
 use super::{browser, output};
 use crate::app::StartError;
 use crate::causes::in_one_line;
+use crate::config::Listen;
 use crate::demo::DemoError;
 use crate::demo::platform::Platform;
 use crate::demo::scenario::Scenario;
@@ -19,7 +20,8 @@ use crate::demo::visits::{self, Visit};
 use crate::lifecycle::StopSignals;
 
 pub(super) const HELP: &str = "\
-Without --platform, everything runs on loopback in one process. With --platform, the authorization server and
+Without --platform, everything runs on loopback in one process. The status page is at 127.0.0.1:9090 or, if in
+use, or with --listen or --once, at a free port. With --platform, the authorization server and
 the API listen alone on one address over TLS, for a bearerd elsewhere: the token endpoint at /token, a health
 check at /livez, and the API at every other path. All tokens are revoked every 30 seconds.";
 
@@ -102,14 +104,14 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
     if !demo.once {
         output::line(format_args!(
             "The demo now serves your requests, and revokes the token at once and every {} seconds. Requests succeed \
-             anyway:\n\n  curl -i {}/hello\n\nThe status page shows the token: {}\nPress Ctrl-C to stop. What becomes of your \
-             requests:\n",
+             anyway:\n\n  curl -i {}/hello\n\nThe status page shows the token: {admin}/\nA terminal shows it with: bearerd status \
+             --admin {admin}\nPress Ctrl-C to stop. What becomes of your requests:\n",
             REVOKE_EVERY.as_secs(),
             scenario.url(),
-            scenario.page()
+            admin = scenario.admin(),
         ));
         if demo.open
-            && let Ok(page) = Url::parse(&scenario.page())
+            && let Ok(page) = Url::parse(&scenario.admin())
         {
             browser::open(&page);
         }
@@ -148,14 +150,51 @@ fn step(number: usize, text: impl std::fmt::Display) {
     output::line(format_args!("{number}. {text}\n"));
 }
 
+/// A free port.
+const FREE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const APPLICATIONS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
 async fn start(demo: &Demo) -> Result<Scenario, DemoError> {
-    let free = SocketAddr::from(([127, 0, 0, 1], 0));
     match demo.listen {
-        Some(listen) => Scenario::start(listen).await,
-        None if demo.once => Scenario::start(free).await,
-        None => match Scenario::start(SocketAddr::from(([127, 0, 0, 1], 8080))).await {
-            Err(DemoError::Start(StartError::Listen { .. })) => Scenario::start(free).await,
-            other => other,
-        },
+        Some(listen) => Scenario::start(listen, FREE).await,
+        None if demo.once => Scenario::start(FREE, FREE).await,
+        None => start_near(APPLICATIONS, ADMIN).await,
+    }
+}
+
+/// Starts at these addresses, with a free port in the place of one in use.
+async fn start_near(mut listen: SocketAddr, mut admin: SocketAddr) -> Result<Scenario, DemoError> {
+    loop {
+        let error = match Scenario::start(listen, admin).await {
+            Err(error) => error,
+            started => return started,
+        };
+        match &error {
+            DemoError::Start(StartError::Listen { address: Listen::Tcp(taken), .. }) if taken.port() != 0 => {
+                let address = if *taken == admin { &mut admin } else { &mut listen };
+                address.set_port(0);
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_free_port_takes_the_place_of_one_in_use() {
+        let (one, other) = (TcpListener::bind(FREE).await.unwrap(), TcpListener::bind(FREE).await.unwrap());
+        let (listen, admin) = (one.local_addr().unwrap(), other.local_addr().unwrap());
+
+        let scenario = start_near(listen, admin).await.unwrap();
+
+        assert_ne!(scenario.url(), format!("http://{listen}"));
+        assert_ne!(scenario.admin(), format!("http://{admin}"));
+        scenario.into_daemon().abort().await;
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::admin::{AdminAddress, AdminClient, AdminError, Answer, not_an_admin_address};
+use super::admin::{AdminAddress, AdminClient, AdminError, Answer};
 use super::argument::duration;
 use super::exit_code::{FAILED, OK};
 use super::output;
@@ -28,18 +28,16 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
     let path = if health.ready { "/readyz?verbose" } else { "/livez" };
-    let answer = match AdminClient::new(health.address, environment) {
-        Ok(client) => match health.wait {
-            Some(wait) => repeated(&client, path, wait).await,
-            None => client.get(path, TIMEOUT).await,
-        },
-        Err(error) => Err(error),
+    let client = match AdminClient::new(health.address, environment) {
+        Ok(client) => client,
+        Err(error) => return error.report(environment),
+    };
+    let answer = match health.wait {
+        Some(wait) => repeated(&client, path, wait).await,
+        None => client.get(path, TIMEOUT).await,
     };
     match answer {
-        Ok(answer) if !is_ours(&answer.text) => {
-            output::error_line(not_an_admin_address(&answer));
-            FAILED
-        }
+        Ok(answer) if !is_ours(&answer.text) => client.not_an_admin_address(&answer),
         Ok(answer) => {
             output::line(answer.text.trim_end());
             if answer.is_success() { OK } else { FAILED }

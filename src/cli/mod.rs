@@ -23,8 +23,10 @@ mod schema;
 mod states;
 mod status;
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::config_file::ConfigFile;
@@ -87,10 +89,20 @@ enum Command {
 ///
 /// Why they are not, in the words of the command line.
 pub fn understand(arguments: &[String]) -> Result<(), String> {
-    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
+    use ErrorKind::{DisplayHelp, DisplayVersion};
     match Arguments::try_parse_from(arguments) {
         Err(error) if !matches!(error.kind(), DisplayHelp | DisplayVersion) => Err(error.to_string()),
         _ => Ok(()),
+    }
+}
+
+/// Adds the flag of the configuration to the error about a file that stands without it, as in `bearerd check proxy.toml`.
+fn suggest_configuration(error: &mut clap::Error) {
+    let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg) else { return };
+    let is_file = Path::new(file).extension().is_some_and(|extension| extension == "toml");
+    if error.kind() == ErrorKind::UnknownArgument && is_file {
+        let tip = format!("name the configuration with '-c {file}'");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
 }
 
@@ -98,7 +110,8 @@ pub fn understand(arguments: &[String]) -> Result<(), String> {
 pub async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            suggest_configuration(&mut error);
             // --help and --version are errors to clap too.
             output::written(error.print());
             let code = u8::try_from(error.exit_code()).unwrap_or(exit_code::USAGE);

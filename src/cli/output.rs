@@ -13,7 +13,7 @@ use jiff::SignedDuration;
 
 use super::exit_code::{FAILED, OK};
 use crate::causes::in_one_line;
-use crate::config::Environment;
+use crate::config::{Diagnostics, Environment};
 use crate::documentation;
 
 /// Why text for standard output is lost, if so.
@@ -60,6 +60,11 @@ pub fn failure(error: &(dyn Error + 'static), help: Option<&str>) {
     if let Some(help) = help {
         error_line(format_args!("  help: {help}"));
     }
+}
+
+/// Writes the problems of a configuration to standard error.
+pub(super) fn problems(diagnostics: &Diagnostics, environment: &Environment) {
+    error_line(diagnostics.render(may_colour(environment)).trim_end());
 }
 
 /// Writes the address of the documentation of an exit code to standard error.

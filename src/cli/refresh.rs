@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::admin::{AdminAddress, AdminClient, not_an_admin_address, path_of};
+use super::admin::{AdminAddress, AdminClient, path_of};
 use super::exit_code::{FAILED, OK};
 use super::output;
 use crate::config::Environment;
@@ -22,10 +22,11 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(super) async fn refresh(refresh: Refresh, environment: &Environment) -> u8 {
     let path = path_of(&refresh.credential, "/refresh");
-    let answer = async {
-        AdminClient::new(refresh.address, environment)?.operate(Method::POST, &path, None, TIMEOUT).await
+    let mut client = match AdminClient::new(refresh.address, environment) {
+        Ok(client) => client,
+        Err(error) => return error.report(environment),
     };
-    let answer = match answer.await {
+    let answer = match client.operate(Method::POST, &path, None, TIMEOUT).await {
         Ok(answer) => answer,
         Err(error) => return error.report(environment),
     };
@@ -41,9 +42,6 @@ pub(super) async fn refresh(refresh: Refresh, environment: &Environment) -> u8 {
             }
             FAILED
         }
-        None => {
-            output::error_line(not_an_admin_address(&answer));
-            FAILED
-        }
+        None => client.not_an_admin_address(&answer),
     }
 }

@@ -1,4 +1,5 @@
-//! Checks for `bearerd check` whether `bearerd run`, as the same user, could use the states of the credentials.
+//! Checks for `bearerd check` whether `bearerd run` could use the states of the credentials: as the same user, or, if that
+//! is root, as the owner of their folder.
 //!
 //! A daemon may be running, so nothing is locked and nothing is written.
 
@@ -10,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::model::identity::Grant;
 use crate::config::source::diagnostics::Problem;
 use crate::config::{Checked, Credential, Diagnostics, Identity};
+use crate::judged_as::JudgedAs;
 use crate::token::DurableState;
 use crate::token::state::file::{OpenError, RUN_AS_DAEMON_USER, Warning};
 
@@ -28,10 +30,19 @@ pub(super) fn check(mut checked: Checked) -> Result<Checked, Box<Diagnostics>> {
         let path = credential.state.as_ref().map(|state| state.path.clone()).unwrap_or_default();
         let folder = path.parent().unwrap_or(&path);
         let error = |title: String, help: String| Problem::error(place.clone(), title).help(help);
-        match DurableState::inspect(credential, clock) {
+        match DurableState::inspect(credential, clock, JudgedAs::FolderOwner) {
             Ok(None) => {}
             Ok(Some(look)) => {
                 let is_first = folders.insert(folder.to_owned());
+                if let Some(user) = look.other_user.filter(|_| is_first) {
+                    let title = format!(
+                        "{} belongs to the user with id {user}: its files were checked for a daemon of that user",
+                        folder.display()
+                    );
+                    let help = "run the daemon, `bearerd login` and `bearerd forget` as that user; a daemon of root refuses \
+                                its files";
+                    problems.push(Problem::warning(place.clone(), title).help(help));
+                }
                 if let Some(cause) = look.not_writable.filter(|_| is_first) {
                     let title = format!("cannot write in {}: {cause}", folder.display());
                     problems.push(error(title, RUN_AS_DAEMON_USER.to_owned()));

@@ -10,7 +10,8 @@ use super::{Config, Environment, parse};
 pub(crate) fn config(sections: &str, credential: &str, secret: &str) -> Config {
     let unless_given = |key: &str, line| if credential.contains(key) { "" } else { line };
     let client_id = unless_given("client_id =", "client_id = \"id\"");
-    let token_url = unless_given("issuer =", "token_url = \"https://as.example.com/t\"");
+    let url = if credential.contains("region =") { "" } else { "token_url = \"https://as.example.com/t\"" };
+    let token_url = unless_given("issuer =", url);
     let needs_none = ["none", "private_key_jwt", "tls_client_auth"]
         .iter()
         .any(|auth| credential.contains(&format!("client_auth = \"{auth}\"")));

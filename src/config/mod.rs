@@ -14,7 +14,7 @@ pub mod source;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-pub use model::admin::{Admin, AdminAccess, Health};
+pub use model::admin::{AddressOrigin, Admin, AdminAccess, Health};
 pub use model::audit::{Audit, AuditOutput, OnAuditFailure};
 pub use model::classification::IdentityDigest;
 pub use model::config::Config;
@@ -53,8 +53,10 @@ use toml::Spanned;
 
 /// The variable with the path of the configuration.
 const VARIABLE: &str = "BEARERD_CONFIG";
+/// The paths of the configuration where none is named, the first one first.
+const DEFAULT_PATHS: [&str; 2] = ["proxy.toml", "/etc/bearerd/proxy.toml"];
 
-/// The configuration file cannot be found, because `$BEARERD_CONFIG` is no path.
+/// The configuration file cannot be found: `$BEARERD_CONFIG` is no path, or no file is at the default paths.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum NoPath {
     /// The variable is set to nothing.
@@ -66,6 +68,9 @@ pub enum NoPath {
     /// The variable is not UTF-8.
     #[error("the environment variable BEARERD_CONFIG is not UTF-8")]
     NotText,
+    /// Neither the flag nor the variable names a file, and there is none at the default paths.
+    #[error("there is no configuration: neither ./proxy.toml nor /etc/bearerd/proxy.toml exists")]
+    NoFile,
 }
 
 /// The admin address and token cannot be read.
@@ -88,6 +93,10 @@ impl NoPath {
                  ./proxy.toml or /etc/bearerd/proxy.toml"
             }
             Self::NotText => "write the path with -c FILE",
+            Self::NoFile => {
+                "write a proxy.toml, or name the configuration with -c FILE or in the environment variable \
+                 BEARERD_CONFIG; `bearerd demo` shows bearerd without a configuration"
+            }
         }
     }
 }
@@ -137,18 +146,23 @@ pub fn print(text: &str, config: &Config, environment: &Environment) -> String {
 ///
 /// # Errors
 ///
-/// [`NoPath`] if there is no flag and the variable is set but names no file.
+/// [`NoPath`] if there is no flag, and the variable is set but names no file, or there is no file at the default paths.
 pub fn find(flag: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, NoPath> {
-    let here = PathBuf::from("proxy.toml");
     match (flag, environment.get(VARIABLE)) {
         (Some(path), _) => Ok(path),
         (None, Some("")) => Err(NoPath::EmptyVariable),
         (None, Some(blanks)) if blanks.trim().is_empty() => Err(NoPath::BlankVariable),
         (None, Some(path)) => Ok(path.into()),
         (None, None) if environment.is_not_text(VARIABLE) => Err(NoPath::NotText),
-        (None, None) if here.exists() => Ok(here),
-        (None, None) => Ok("/etc/bearerd/proxy.toml".into()),
+        (None, None) => {
+            DEFAULT_PATHS.into_iter().map(PathBuf::from).find(|path| is_there(path)).ok_or(NoPath::NoFile)
+        }
     }
+}
+
+/// Whether there is a file, or the system does not tell: then reading it fails with the reason.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
 }
 
 /// Reads the admin address and token, also from a file that has errors elsewhere. Without a file at the default paths,
@@ -159,18 +173,26 @@ pub fn find(flag: Option<PathBuf>, environment: &Environment) -> Result<PathBuf,
 /// [`NoAdminAccess`] if `$BEARERD_CONFIG` is no path, or the file cannot be read, is not TOML or has no usable `[admin]`. A
 /// command must not use the default address then: another daemon may listen there.
 pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<AdminAccess, NoAdminAccess> {
-    let is_named = flag.is_some() || environment.get(VARIABLE).is_some();
-    let path = find(flag, environment)?;
-    let text = match file::read(&path).and_then(Content::into_text) {
-        Ok(text) => text,
-        Err(error) if !is_named && error.kind() == ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(NoAdminAccess::File(Box::new(Diagnostics::unreadable(&path, &error)))),
+    let (path, text) = match find(flag, environment) {
+        Ok(path) => {
+            let text = file::read(&path).and_then(Content::into_text);
+            let text = text.map_err(|error| Box::new(Diagnostics::unreadable(&path, &error)));
+            (Some(path), text.map_err(NoAdminAccess::File)?)
+        }
+        Err(NoPath::NoFile) => (None, String::new()),
+        Err(error) => return Err(error.into()),
     };
+    let not_set = path.clone().map_or(AddressOrigin::NoFile, AddressOrigin::NotSet);
+    let path = path.unwrap_or_else(|| DEFAULT_PATHS[0].into());
     let Document { file, sources, mut problems } =
         Document::read(Sources::new(&path, text), environment).map_err(NoAdminAccess::File)?;
     let folder = folder_of(&path);
     let token_file = resolve::own_token::path(&file, &folder);
     let admin = source::schema::Admin::of(file.admin);
+    let origin = admin.listen.place().map_or(not_set, |place| match sources.variable_at(&place) {
+        Some(variable) => AddressOrigin::Variable(variable.to_owned()),
+        None => AddressOrigin::File(path.clone()),
+    });
     let listen = admin.listen.read_or(Listen::Tcp(model::admin::DEFAULT_LISTEN), |listen| {
         let text = listen.get_ref();
         if let Some(path) = text.strip_prefix("unix:") {
@@ -195,7 +217,7 @@ pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<
             let certificate = tls
                 .as_ref()
                 .and_then(|path| model::pem_file::read_certificate(&folder.join(path.as_ref()?)).ok());
-            Ok(AdminAccess { listen, token, token_file, speaks_tls: tls.is_some(), certificate })
+            Ok(AdminAccess { listen, origin, token, token_file, speaks_tls: tls.is_some(), certificate })
         }
         _ => Err(NoAdminAccess::File(Box::new(Diagnostics::new(sources, problems)))),
     }

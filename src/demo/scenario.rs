@@ -38,12 +38,12 @@ struct Seen {
 }
 
 impl Scenario {
-    /// Starts the servers and the daemon; the daemon listens on `listen`.
+    /// Starts the servers and the daemon; the daemon listens on `listen` for applications, and on `admin`.
     ///
     /// # Errors
     ///
-    /// [`DemoError`], most often because the address is in use.
-    pub async fn start(listen: SocketAddr) -> Result<Self, DemoError> {
+    /// [`DemoError`], most often because an address is in use.
+    pub async fn start(listen: SocketAddr, admin: SocketAddr) -> Result<Self, DemoError> {
         if !listen.ip().is_loopback() {
             return Err(DemoError::OffLoopback(listen));
         }
@@ -58,7 +58,7 @@ impl Scenario {
              [server.limits]\n\
              token_wait = \"1m\"\n\
              [admin]\n\
-             listen = \"127.0.0.1:0\"\n\
+             listen = \"{admin}\"\n\
              [credentials.demo]\n\
              token_url = \"{}\"\n\
              client_id = \"{CLIENT_ID}\"\n\
@@ -86,9 +86,9 @@ impl Scenario {
         self.daemon.addresses().first().map(|address| format!("http://{address}")).unwrap_or_default()
     }
 
-    /// The address of the status page.
-    pub fn page(&self) -> String {
-        format!("http://{}/", self.daemon.admin_address())
+    /// The admin address, where the status page is.
+    pub fn admin(&self) -> String {
+        format!("http://{}", self.daemon.admin_address())
     }
 
     /// The daemon, to be stopped.
@@ -105,11 +105,13 @@ impl Scenario {
              \x20                      |\n\
              \x20                      +--  authorization server {}\n\
              \n\
-             status page: {}\n",
+             status page: {}/\n\
+             in a terminal: bearerd status --admin {}\n",
             self.url(),
             self.api.url(),
             self.authorization_server.token_url(),
-            self.page(),
+            self.admin(),
+            self.admin(),
         )
     }
 

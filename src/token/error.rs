@@ -76,7 +76,7 @@ pub enum TokenError {
     #[error("the file of the assertion is not usable: {0}")]
     AssertionFile(String),
     /// The server accepts no refresh token that is known.
-    #[error("a person must authorize the client again: {0}")]
+    #[error("a person must authorize the client: {0}")]
     ReauthorizationRequired(String),
     /// The refresh token has been rotated this often, as often as `max_rotations` admits.
     #[error("the refresh token has been replaced {0} times, as often as max_rotations lets it")]
@@ -319,6 +319,24 @@ impl TokenError {
             Self::ReauthorizationRequired(_) => "reauthorization_required",
             Self::RotationLimit(_) => "rotation_limit",
             Self::ScopeMissing(_) => "scope_missing",
+        }
+    }
+
+    /// What failed, as a clause for callers: without addresses and texts of a peer.
+    pub const fn for_callers(&self) -> &'static str {
+        match self {
+            Self::Network(_) => "the token endpoint did not answer",
+            Self::Unreached(_) => "the token endpoint could not be reached",
+            Self::Discovery(_) => "the issuer does not tell where its token endpoint is",
+            Self::Server(_) | Self::Unavailable { .. } => "the token endpoint has an error of its own",
+            Self::Malformed(_) => "the token endpoint's answer holds no usable token",
+            Self::Throttled { .. } => "the token endpoint limits the rate of requests",
+            Self::Rejected { .. } => "the token endpoint rejected the request",
+            Self::RefusedInPassing { .. } => "the refresh token was refused, perhaps in passing",
+            Self::Assertion(_) | Self::AssertionFile(_) => "the assertion of the request is not usable",
+            Self::ReauthorizationRequired(_) => "a person must authorize the client",
+            Self::RotationLimit(_) => "the refresh token has been replaced as often as max_rotations lets it",
+            Self::ScopeMissing(_) => "the token was granted without all of require_scopes",
         }
     }
 }

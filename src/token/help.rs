@@ -3,13 +3,9 @@
 //! `bearerd check --online` and the admin API show the sentence, which quotes nothing of a response.
 
 use super::error::{FOREIGN_BODY, Malformed, MetadataError, MetadataFlaw, NO_CODE, TokenError};
-use crate::config::Credential;
 use crate::config::model::identity::Grant;
+use crate::config::{Credential, Endpoint};
 use crate::tls::diagnosis;
-
-/// The help where something else than an authorization server has answered.
-const FOREIGN_HELP: &str = "check that `token_url` is a token endpoint, and that no proxy, firewall or login page of the \
-                            network answers in its place: have them let bearerd's requests through";
 
 /// What a person can do about a failure of this credential's token requests.
 pub fn help(failure: &TokenError, credential: &Credential) -> String {
@@ -19,19 +15,27 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
         {
             advice.remedy
         }
-        TokenError::Malformed(Malformed::Page(_) | Malformed::Xml | Malformed::Compressed(_)) => FOREIGN_HELP,
+        TokenError::Malformed(Malformed::Page(_) | Malformed::Xml | Malformed::Compressed(_)) => {
+            return help_for_foreign(credential);
+        }
         TokenError::Rejected { code, .. } | TokenError::Unavailable { code, .. }
             if code.starts_with(FOREIGN_BODY) =>
         {
-            FOREIGN_HELP
+            return help_for_foreign(credential);
         }
         TokenError::Network(_) | TokenError::Unreached(_) if credential.proxy.is_some() => {
-            "check the proxy, which is `proxy` of the credential or HTTPS_PROXY of the environment: its address, and \
-             that it connects to the host in `token_url`; `proxy = \"\"` disables it"
+            return format!(
+                "check the proxy, which is `proxy` of the credential or HTTPS_PROXY of the environment: its address, and \
+                 that it connects to {}; `proxy = \"\"` disables it",
+                host(credential)
+            );
         }
         TokenError::Network(_) | TokenError::Unreached(_) => {
-            "check the host in `token_url`, and that this machine may connect to it; for a certificate authority of \
-             your own set `ca_file` of the credential, for a proxy `proxy`, and for a slow server `timeout`"
+            return format!(
+                "check {}, and that this machine may connect to it; for a certificate authority of your own set `ca_file` \
+                 of the credential, for a proxy `proxy`, and for a slow server `timeout`",
+                host(credential)
+            );
         }
         TokenError::Discovery(error) => help_for_discovery(error),
         TokenError::Server(_) | TokenError::Unavailable { .. } => {
@@ -43,7 +47,10 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
         }
         TokenError::Malformed(Malformed::Ended) => "compare this machine's clock with the server's",
         TokenError::Malformed(_) => {
-            "check that `token_url` is a token endpoint; if its responses have non-standard members, set `fields`"
+            return format!(
+                "check that {}; if its responses have non-standard members, set `fields`",
+                is_endpoint(credential)
+            );
         }
         TokenError::Throttled { .. } => {
             "wait, as a running daemon does by itself: this client made too many token requests; check what else uses it"
@@ -51,14 +58,14 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
         TokenError::Rejected { status: 300..=399, .. } => {
             "set `token_url` to the address that it redirects to: bearerd follows no redirects"
         }
-        TokenError::Rejected { status, code, .. } => help_for_rejection(*status, code, credential),
+        TokenError::Rejected { status, code, .. } => return help_for_rejection(*status, code, credential),
         TokenError::RefusedInPassing { .. } => {
             "wait: bearerd sends the same refresh token again after 30 s and after 5 min; check that nothing else uses \
              the refresh token"
         }
-        TokenError::ReauthorizationRequired(_) => return authorize_again(credential),
+        TokenError::ReauthorizationRequired(_) => return authorize(credential),
         TokenError::RotationLimit(_) => {
-            return format!("{}, or raise `max_rotations`", authorize_again(credential));
+            return format!("{}, or raise `max_rotations`", authorize(credential));
         }
         TokenError::Assertion(_) => "check `key` and `alg` of `assertion`",
         TokenError::AssertionFile(_) => "check the process that writes `file` of `assertion`",
@@ -77,13 +84,52 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
     .to_owned()
 }
 
-/// How a person authorizes the client of this credential again.
-pub(super) fn authorize_again(credential: &Credential) -> String {
+/// The host of the token endpoint, by the key that the configuration has.
+fn host(credential: &Credential) -> String {
+    let url = &credential.token_url;
+    match (url, url.url().host_str()) {
+        (Endpoint::OfPreset { key, .. }, Some(host)) => format!("the host {host}, to which `{key}` leads"),
+        (Endpoint::OfIssuer(_), _) => "the host of the token endpoint that `issuer` publishes".to_owned(),
+        _ => "the host in `token_url`".to_owned(),
+    }
+}
+
+/// That the token endpoint is one, by the key that the configuration has.
+pub fn is_endpoint(credential: &Credential) -> String {
+    match &credential.token_url {
+        Endpoint::Written(_) => "`token_url` is a token endpoint".to_owned(),
+        Endpoint::OfPreset { url, key } => {
+            format!("`{key}` is right: it leads to the token endpoint {url}")
+        }
+        Endpoint::OfIssuer(_) => "`issuer` is right: it publishes the token endpoint".to_owned(),
+    }
+}
+
+/// The keys by which a server knows a client. A server of another region or cloud knows other clients.
+fn check_client(credential: &Credential) -> String {
+    let check = "check `client_id`, the secret or key, and `client_auth`";
+    match &credential.token_url {
+        Endpoint::OfPreset { key, .. } => format!("{check}, and that the client is of this `{key}`"),
+        _ => check.to_owned(),
+    }
+}
+
+/// The help where something else than an authorization server has answered.
+fn help_for_foreign(credential: &Credential) -> String {
+    format!(
+        "check that {}, and that no proxy, firewall or login page of the network answers in its place: have them let \
+         bearerd's requests through",
+        is_endpoint(credential)
+    )
+}
+
+/// How a person authorizes the client of this credential, for the first time or anew.
+pub(super) fn authorize(credential: &Credential) -> String {
     match credential.identity.grant {
         Grant::AuthorizationCode { .. } => {
-            format!("authorize the client again with `bearerd login {}`", credential.name)
+            format!("authorize the client with `bearerd login {}`", credential.name)
         }
-        _ => "authorize the client again at the provider, and set `refresh_token` to the new refresh token"
+        _ => "authorize the client at the provider, and set `refresh_token` to the refresh token that it issues"
             .to_owned(),
     }
 }
@@ -109,11 +155,13 @@ fn help_for_discovery(error: &MetadataError) -> &'static str {
 }
 
 /// The help for a rejection, by its code (RFC 6749 §5.2) or else by its status.
-fn help_for_rejection(status: u16, code: &str, credential: &Credential) -> &'static str {
-    match (code, &credential.identity.grant) {
+fn help_for_rejection(status: u16, code: &str, credential: &Credential) -> String {
+    let help = match (code, &credential.identity.grant) {
         ("invalid_client", _) => {
-            "check `client_id`, the secret or key, and `client_auth`; for a secret with special characters also \
-             `basic_encoding`"
+            return format!(
+                "{}; for a secret with special characters also `basic_encoding`",
+                check_client(credential)
+            );
         }
         ("invalid_grant", Grant::ClientCredentials) => {
             "have the provider enable the client_credentials grant for this client, which must be a confidential one"
@@ -132,13 +180,19 @@ fn help_for_rejection(status: u16, code: &str, credential: &Credential) -> &'sta
              this grant to the client, and check the client's permissions and roles"
         }
         ("unauthorized_client" | "access_denied" | NO_CODE, _) if status == 401 => {
-            "check `client_id`, the secret or key, and `client_auth`"
+            return check_client(credential);
         }
         ("unauthorized_client" | "unsupported_grant_type", _) => {
             "have the provider allow this grant to the client, or set another `grant`"
         }
-        _ => "check `token_url`, and ask the provider what it expects of this client",
-    }
+        _ => {
+            return format!(
+                "check that {}, and ask the provider what it expects of this client",
+                is_endpoint(credential)
+            );
+        }
+    };
+    help.to_owned()
 }
 
 #[cfg(test)]
@@ -146,6 +200,41 @@ mod tests {
     use super::*;
     use crate::config::fixture;
     use crate::token::error::Refusal;
+
+    #[test]
+    fn the_help_names_the_key_that_the_configuration_has() {
+        let preset = "provider = \"genesys\"\nregion = \"mypurecloud.de\"";
+        let cxone = "provider = \"cxone\"\nissuer = \"https://cxone.niceincontact.com\"\nusername = \"u\"\npassword = \"p\"";
+        let issuer = "issuer = \"https://as.example.com\"";
+        let failures = [
+            TokenError::Network("refused".to_owned()),
+            TokenError::Malformed(Malformed::Xml),
+            TokenError::Malformed(Malformed::Empty),
+            TokenError::Rejected {
+                status: 404,
+                code: NO_CODE.to_owned(),
+                description: None,
+                refusal: Refusal::Request,
+            },
+        ];
+        for (lines, key) in
+            [(preset, "`region`"), (cxone, "`issuer`"), (issuer, "`issuer`"), ("", "`token_url`")]
+        {
+            let credential = &fixture::config("", lines, "secret").credentials[0];
+            for failure in &failures {
+                let help = help(failure, credential);
+                assert!(help.contains(key) && (key == "`token_url`") == help.contains("token_url"), "{help}");
+            }
+        }
+        let unknown_client = TokenError::Rejected {
+            status: 401,
+            code: "invalid_client".to_owned(),
+            description: None,
+            refusal: Refusal::Client,
+        };
+        let credential = &fixture::config("", preset, "secret").credentials[0];
+        assert!(help(&unknown_client, credential).contains("the client is of this `region`"));
+    }
 
     #[test]
     fn the_help_for_a_rejection_names_what_to_change() {

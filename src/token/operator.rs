@@ -63,7 +63,7 @@ impl GrantOrigin {
     pub fn of(credential: &Credential) -> Self {
         let server = credential.token_url.as_str().to_owned();
         let (issuer, token_url) = match credential.token_url {
-            Endpoint::Written(_) => (None, Some(server)),
+            Endpoint::Written(_) | Endpoint::OfPreset { .. } => (None, Some(server)),
             Endpoint::OfIssuer(_) => (Some(server), None),
         };
         Self { client_id: credential.identity.client_id.clone(), issuer, token_url }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::access_token::AccessToken;
 use super::demand::Rejection;
 use super::error::TokenError;
-use super::help::{authorize_again, help, help_for_rejected_token};
+use super::help::{authorize, help, help_for_rejected_token};
 use super::limiter::Barrier;
 use super::progress::{Reason, RefreshProgress, Standing};
 use super::source::TokenSource;
@@ -242,7 +242,7 @@ fn advice(
             Some(GRANT_EXPIRING),
             format!(
                 "{} before the refresh token ends: no refresh moves its end",
-                authorize_again(credential)
+                authorize(credential)
             ),
         ),
         Some(TOKEN_REJECTED) => (None, help_for_rejected_token().to_owned()),
@@ -260,7 +260,7 @@ fn advice(
             Some(ROTATION_LIMIT_NEAR),
             format!(
                 "{}, or raise `max_rotations`: the refresh token was replaced {rotations} of {} times",
-                authorize_again(credential),
+                authorize(credential),
                 credential.max_rotations
             ),
         ),

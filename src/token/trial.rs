@@ -21,6 +21,7 @@ use super::rotation::{GrantChoice, Rotation};
 use super::state::DurableState;
 use crate::clock::{Clock, wall_clock};
 use crate::config::{BasicEncoding, Credential};
+use crate::judged_as::JudgedAs;
 
 /// The result of a trial request.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ pub enum NextGrant {
 /// Why no grant may be used until a person acts.
 pub fn next_grant(credential: &Credential, clock: Clock) -> Result<NextGrant, TokenError> {
     // `bearerd check` reports a state that cannot be opened elsewhere.
-    let inspection = DurableState::inspect(credential, clock).ok().flatten();
+    let inspection = DurableState::inspect(credential, clock, JudgedAs::FolderOwner).ok().flatten();
     let state = inspection.map(|inspection| inspection.state).unwrap_or_default();
     match Rotation::new(credential).choose(&credential.identity.initial(), &state, false)? {
         GrantChoice::Fallback { why } => Ok(NextGrant::Fallback(why)),

@@ -171,6 +171,51 @@ fn check_and_run_agree_about_a_folder_that_is_not_writable() {
     }
 }
 
+/// The user of a daemon that this process does not run as.
+const DAEMON: Option<u32> = Some(65532);
+
+/// Only root can give files to another user, and only root's `check` judges for another user.
+#[tokio::test]
+async fn check_by_root_judges_a_state_for_the_owner_of_its_folder() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (folder, mut world) = world_with_state().await;
+    world.process.signal(rustix::process::Signal::TERM);
+    assert!(world.process.ended().await.success());
+    let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let names: Vec<PathBuf> = names.chain([folder.path().to_owned()]).collect();
+    for path in &names {
+        std::os::unix::fs::chown(path, DAEMON, DAEMON).unwrap();
+    }
+
+    let (code, output) = check(&world).await;
+    assert!(
+        code == 0 && output.contains("belongs to the user with id 65532: its files were checked"),
+        "{output}"
+    );
+    let (code, output) = ended(world.command(&["run"])).await;
+    assert!(code == 78 && output.contains("belongs to the user"), "a daemon of root refuses: {output}");
+
+    for (name, said) in
+        [("api.state", "belongs to the user with id 0"), ("api.state.lock", "Permission denied")]
+    {
+        let path = folder.path().join(name);
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).unwrap();
+        let (code, output) = check(&world).await;
+        assert!(code == 78 && output.contains(said), "{name}: {output}");
+        std::os::unix::fs::chown(&path, DAEMON, DAEMON).unwrap();
+    }
+    mode(folder.path(), 0o500);
+    let (code, output) = check(&world).await;
+    assert!(code == 78 && output.contains("cannot write in"), "{output}");
+    mode(folder.path(), 0o700);
+    fs::set_permissions(folder.path().join("api.state"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, output) = check(&world).await;
+    assert!(code == 78 && output.contains("every user"), "{output}");
+    world.check();
+}
+
 #[tokio::test]
 async fn check_reports_a_missing_folder_once_for_all_its_states() {
     let folder = tempfile::tempdir().unwrap();

@@ -194,3 +194,58 @@ async fn the_page_of_commands_has_every_command() {
     let documented = headings.filter_map(|heading| heading.split(' ').next()).collect();
     assert_eq!(names, documented);
 }
+
+/// The error of a command that gets no answer names the address, where it comes from, and what to do.
+#[tokio::test]
+async fn a_command_without_a_daemon_names_the_address_its_origin_and_a_remedy() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let url = format!("http://{free}");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("own.toml"), format!("[admin]\nlisten = \"{free}\"\n")).unwrap();
+    std::fs::write(folder.path().join("none.toml"), "").unwrap();
+    let variable = [("BEARERD_ADMIN__LISTEN".to_owned(), free.clone())];
+    let default = "http://127.0.0.1:9090";
+    let mut cases = vec![
+        (vec!["--admin", &free], &[][..], &*url, "that of --admin: start the daemon, or check the address"),
+        (
+            vec!["-c", "own.toml"],
+            &[],
+            &url,
+            "`admin.listen` of own.toml: start the daemon with `bearerd run`",
+        ),
+        (
+            vec!["-c", "none.toml"],
+            &variable,
+            &url,
+            "that of the environment variable BEARERD_ADMIN__LISTEN: ",
+        ),
+    ];
+    // A daemon of this machine may be at the default address.
+    if std::net::TcpStream::connect("127.0.0.1:9090").is_err() {
+        cases.push((
+            vec!["-c", "none.toml"],
+            &[],
+            default,
+            "the default, since none.toml does not set `admin.listen`: ",
+        ));
+        if !std::path::Path::new("/etc/bearerd/proxy.toml").exists() {
+            cases.push((
+                vec![],
+                &[],
+                default,
+                "the default, since there is neither ./proxy.toml nor /etc/bearerd",
+            ));
+        }
+    }
+    for (arguments, environment, base, origin) in cases {
+        for command in [&["status"][..], &["health"], &["refresh", "api"], &["status", "--watch"]] {
+            let mut process = spawn(&[command, &arguments].concat(), environment, folder.path());
+            assert_eq!(process.ended().await.code(), Some(69), "{}", process.output());
+            let output = process.output();
+            let first = format!("bearerd: {base} does not answer: Connection refused (os error 111)\n");
+            assert!(output.starts_with(&first), "{output}");
+            assert!(output.contains(&format!("  help: the address is {origin}")), "{output}");
+            assert!(output.contains("`bearerd demo` prints"), "{output}");
+        }
+    }
+}

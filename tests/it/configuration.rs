@@ -168,6 +168,60 @@ async fn a_missing_configuration_file_is_reported() {
     }
 }
 
+/// Where nothing is named and nothing is found, each command names the places, and how to begin.
+#[tokio::test]
+async fn without_any_configuration_the_places_and_a_beginning_are_named() {
+    if std::path::Path::new("/etc/bearerd/proxy.toml").exists() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["check"][..], &["run"], &["explain", "GET", "/x"], &["login", "a"], &["forget", "a"]]
+    {
+        let mut process = spawn(arguments, &[], folder.path());
+        assert_eq!(process.ended().await.code(), Some(78), "{arguments:?}");
+        let output = process.output();
+        for said in [
+            "./proxy.toml",
+            "/etc/bearerd/proxy.toml",
+            "-c FILE",
+            "BEARERD_CONFIG",
+            "bearerd demo",
+            "/docs/README.md",
+        ] {
+            assert!(output.contains(said), "{arguments:?} does not name {said}: {output}");
+        }
+        assert!(!output.lines().any(str::is_empty), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_without_its_flag_is_told_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("proxy.toml"), GOOD).unwrap();
+    for command in ["check", "run"] {
+        let mut process = spawn(&[command, "proxy.toml"], &[], folder.path());
+        assert_eq!(process.ended().await.code(), Some(2));
+        assert!(
+            process.output().contains("tip: name the configuration with '-c proxy.toml'"),
+            "{}",
+            process.output()
+        );
+    }
+}
+
+#[tokio::test]
+async fn problems_of_a_configuration_end_without_an_empty_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("proxy.toml"), "[server]\nlistne = 1\n").unwrap();
+    for arguments in [&["run"][..], &["explain", "GET", "/x"], &["forget", "a"], &["login", "a"]] {
+        let mut process = spawn(arguments, &[], folder.path());
+        assert_eq!(process.ended().await.code(), Some(78));
+        let output = process.output();
+        let before_the_address = output.split("  see https://").next().unwrap();
+        assert!(before_the_address.contains("listne") && !before_the_address.ends_with("\n\n"), "{output}");
+    }
+}
+
 /// An unset shell variable leaves an empty path, which is no file.
 #[tokio::test]
 async fn an_empty_path_of_the_configuration_is_reported_as_such() {

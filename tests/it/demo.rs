@@ -56,6 +56,10 @@ async fn the_demo_tells_a_visitor_what_becomes_of_each_request() {
     assert!(!output.contains("tok_"), "{output}");
     let page = printed(&demo, "status page: ");
     assert_eq!(client.get(format!("{page}livez")).send().await.unwrap().text().await.unwrap().trim(), "ok");
+    let admin = printed(&demo, "bearerd status --admin ");
+    let mut status = spawn(&["status", "--admin", &admin], &[], folder.path());
+    assert_eq!(status.ended().await.code(), Some(0), "{}", status.output());
+    assert!(status.output().contains("demo") && status.output().contains("valid"), "{}", status.output());
 
     demo.signal(Signal::INT);
     assert_eq!(demo.ended().await.code(), Some(0), "{}", demo.output());

@@ -32,7 +32,7 @@ async fn a_port_in_use_is_reported_and_ends_with_1() {
         assert_eq!(process.ended().await.code(), Some(1));
         let output = process.output();
         assert!(output.contains(&format!("cannot listen on {address}")), "{output}");
-        assert!(output.contains("in use"), "{output}");
+        assert!(output.contains("in use") && output.contains("or set the key in parentheses"), "{output}");
         // `check` binds no port, and can run beside a daemon.
         let mut check = spawn(&["check"], &[], folder.path());
         assert_eq!(check.ended().await.code(), Some(0), "{}", check.output());

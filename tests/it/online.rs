@@ -286,7 +286,7 @@ async fn redirects_limits_and_pages_are_told_apart() {
         ),
         (Answer::status(503, ""), ["answered 503", "try again later"]),
         (Answer::status(400, r#"{"error":"invalid_scope"}"#), ["invalid_scope", "the scopes in `scopes`"]),
-        (Answer::status(404, ""), ["status 404", "check `token_url`"]),
+        (Answer::status(404, ""), ["status 404", "check that `token_url` is a token endpoint"]),
     ] {
         peers.authorization.answer_next(answer);
         let (code, output) = peers.check(&peers.config("")).await;
@@ -400,12 +400,13 @@ async fn a_missing_refresh_token_is_a_failure_unless_there_is_a_fallback() {
     let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let state = format!("state_file = \"api.state\"\nstate_key = \"{key}\"");
     for (grant, remedy) in [
-        ("grant = \"refresh_token\"", "set `refresh_token` to the new refresh token"),
+        ("grant = \"refresh_token\"", "set `refresh_token` to the refresh token that it issues"),
         ("grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"", "`bearerd login api`"),
     ] {
         let (code, output) = peers.check(&peers.config(&format!("{grant}\n{state}"))).await;
         assert_eq!(code, 1, "{output}");
-        says(&output, &["a person must authorize the client again", "there is no refresh token", remedy]);
+        says(&output, &["a person must authorize the client:", "there is no refresh token", remedy]);
+        assert!(!output.contains("again"), "nobody has authorized the client before: {output}");
         assert_eq!(peers.authorization.requests(), 0);
     }
 

@@ -234,9 +234,16 @@ async fn a_watch_shows_changes_and_ends_quietly_at_an_interrupt() {
     let admin = world.admin.to_string();
     let mut watch = world.launch().arguments(&["status", "--watch", "--admin", &admin]).start();
     eventually("the first", async || watch.output().contains("valid")).await;
+    // Not on a terminal, the table is there once, and nothing is repeated while nothing changes.
+    let lines = watch.output().lines().count();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(watch.output().lines().count(), lines, "{}", watch.output());
     world.authorization.answer_next(Answer::status(500, "{}"));
     world.admin_post("/credentials/api/refresh").await;
     eventually("the change", async || watch.output().contains("degraded")).await;
+    let change = "credential api: degraded, token_endpoint_unavailable; what to do: ";
+    assert_eq!(watch.output().matches(change).count(), 1, "{}", watch.output());
+    assert_eq!(watch.output().matches("CREDENTIAL").count(), 1, "{}", watch.output());
 
     watch.signal(Signal::INT);
 

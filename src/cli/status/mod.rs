@@ -1,5 +1,6 @@
 //! `bearerd status`: the state of a running daemon, for people or as JSON.
 
+mod changes;
 mod report;
 
 use std::fmt::Write as _;
@@ -8,8 +9,9 @@ use std::time::Duration;
 
 use http::Method;
 
+use self::changes::Seen;
 use self::report::Report;
-use super::admin::{AdminAddress, AdminClient, AdminError, Answer, not_an_admin_address};
+use super::admin::{AdminAddress, AdminClient, AdminError, Answer};
 use super::exit_code::{FAILED, OK, USAGE};
 use super::output;
 use crate::admin::status::{self as seen, Time};
@@ -28,7 +30,7 @@ pub(super) struct Status {
     /// Print what /status answers
     #[arg(long)]
     json: bool,
-    /// Show the state again and again, until interrupted
+    /// Show the state anew each second, until interrupted; not on a terminal, print each change in a line
     #[arg(long)]
     watch: bool,
 }
@@ -54,7 +56,7 @@ pub(super) async fn status(status: Status, environment: &Environment) -> u8 {
     let is_coloured = is_terminal && environment.get("NO_COLOR").is_none_or(str::is_empty);
     let screen = Screen { name, is_json: json, is_coloured };
     let first = match ask(&mut client).await {
-        Ok(answer) => screen.show(&answer),
+        Ok(answer) => screen.show(&client, &answer),
         Err(error) => return error.report(environment),
     };
     match first {
@@ -63,7 +65,7 @@ pub(super) async fn status(status: Status, environment: &Environment) -> u8 {
             output::line(shown.text.trim_end());
             shown.code
         }
-        Ok(shown) => screen.watch(client, shown, is_terminal).await,
+        Ok(shown) => screen.watch(client, shown, is_terminal && !json).await,
     }
 }
 
@@ -74,22 +76,19 @@ async fn ask(client: &mut AdminClient) -> Result<Answer, AdminError> {
 struct Shown {
     text: String,
     code: u8,
+    seen: Seen,
 }
 
 impl Screen {
     /// The text for an answer, or the exit code after a message.
-    fn show(&self, answer: &Answer) -> Result<Shown, u8> {
+    fn show(&self, client: &AdminClient, answer: &Answer) -> Result<Shown, u8> {
         if !answer.is_success() {
-            let message = answer.detail().map_or_else(
-                || not_an_admin_address(answer),
-                |detail| format!("bearerd: {detail} ({})", answer.status),
-            );
-            output::error_line(message);
+            let Some(detail) = answer.detail() else { return Err(client.not_an_admin_address(answer)) };
+            output::error_line(format_args!("bearerd: {detail} ({})", answer.status));
             return Err(FAILED);
         }
         let Ok(mut status) = serde_json::from_str::<seen::Status>(&answer.text) else {
-            output::error_line(not_an_admin_address(answer));
-            return Err(FAILED);
+            return Err(client.not_an_admin_address(answer));
         };
         if let Some(name) = &self.name {
             let names: Vec<_> = status.credentials.iter().map(|one| one.name.clone()).collect();
@@ -120,7 +119,7 @@ impl Screen {
                 Report { is_coloured: self.is_coloured, is_of_one: self.name.is_some(), now: Time::now() };
             report.text(&status)
         };
-        Ok(Shown { text, code })
+        Ok(Shown { text, code, seen: Seen::of(&status) })
     }
 
     /// The answer as it came; of one credential, its entry.
@@ -131,17 +130,15 @@ impl Screen {
         }
     }
 
-    /// Shows the state again and again, until an interrupt.
-    async fn watch(&self, mut client: AdminClient, first: Shown, is_terminal: bool) -> u8 {
-        let (mut shown, mut code) = (String::new(), first.code);
-        let mut text = first.text;
+    /// Shows the state until an interrupt: on a terminal the whole anew, and elsewhere what changes.
+    async fn watch(&self, mut client: AdminClient, first: Shown, redraws: bool) -> u8 {
+        let mut last = first;
+        if redraws {
+            redraw(&last.text);
+        } else {
+            output::line(last.text.trim_end());
+        }
         loop {
-            if is_terminal && !self.is_json {
-                redraw(&text);
-            } else if text != shown {
-                output::line(text.trim_end());
-            }
-            shown = text;
             let next = async {
                 tokio::time::sleep(INTERVAL).await;
                 ask(&mut client).await
@@ -149,22 +146,45 @@ impl Screen {
             let answer = tokio::select! {
                 answer = next => answer,
                 _ = tokio::signal::ctrl_c() => {
-                    if is_terminal {
+                    if redraws {
                         output::line("");
                     }
-                    return code;
+                    return last.code;
                 }
             };
-            text = match answer {
-                Ok(answer) => match self.show(&answer) {
-                    Ok(next) => {
-                        code = next.code;
-                        next.text
-                    }
+            let shown = match answer {
+                Ok(answer) => match self.show(&client, &answer) {
+                    Ok(shown) => shown,
                     Err(code) => return code,
                 },
-                Err(error) => format!("The daemon does not answer: {}\n", in_one_line(&error)),
+                Err(error) => {
+                    let error = in_one_line(&error);
+                    let seen = last.seen.without_answer(&error);
+                    if self.is_json && seen != last.seen {
+                        output::error_line(format_args!("bearerd: {error}"));
+                    }
+                    // JSON keeps its last text: the next answer is printed if it differs from that.
+                    let text =
+                        if self.is_json { last.text.clone() } else { format!("The daemon at {error}\n") };
+                    Shown { text, code: last.code, seen }
+                }
             };
+            if redraws {
+                redraw(&shown.text);
+            } else {
+                self.print_changes(&last, &shown);
+            }
+            last = shown;
+        }
+    }
+
+    fn print_changes(&self, last: &Shown, shown: &Shown) {
+        if !self.is_json {
+            for line in last.seen.changes(&shown.seen) {
+                output::line(format_args!("{} {line}", Time::now()));
+            }
+        } else if shown.text != last.text {
+            output::line(shown.text.trim_end());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::changes::stage;
 use crate::admin::status::{Credential, Finding, Status, Time};
 use crate::admin::words::{ahead, counted, relative, span, under_way_for};
 use crate::peer_text::printable;
@@ -32,11 +33,7 @@ impl Report {
     pub(super) fn text(&self, status: &Status) -> String {
         let mut text = String::new();
         if !self.is_of_one {
-            let stage = match (status.draining, status.ready) {
-                (true, _) => "stopping",
-                (false, true) => "ready",
-                (false, false) => "not ready",
-            };
+            let stage = stage(status);
             let up = span(status.started_at.until(self.now));
             let line = format!("bearerd {} {stage}, up {up}", status.version);
             let _ = writeln!(text, "{}\n", self.paint(&line, Tone::Quiet));

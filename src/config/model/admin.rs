@@ -1,6 +1,7 @@
 //! `[admin]` and `[health]`: the listeners of operators and of health checks, and access for commands that talk to a
 //! running daemon.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -43,6 +44,8 @@ pub struct Health {
 pub struct AdminAccess {
     /// The address to connect to.
     pub listen: Listen,
+    /// Where the address comes from.
+    pub origin: AddressOrigin,
     /// The configured token, or why the token cannot be read.
     pub token: Option<Result<Secret, SecretError>>,
     /// The file of the daemon's own token, where no token is configured.
@@ -51,4 +54,36 @@ pub struct AdminAccess {
     pub speaks_tls: bool,
     /// The certificate of the listener, if its file can be read.
     pub certificate: Option<CertificateDer<'static>>,
+}
+
+/// Where the admin address of a command comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressOrigin {
+    /// The flag `--admin`.
+    Flag,
+    /// `admin.listen` in this file.
+    File(PathBuf),
+    /// The environment variable of this name.
+    Variable(String),
+    /// The default: this file does not set `admin.listen`.
+    NotSet(PathBuf),
+    /// The default: there is no configuration.
+    NoFile,
+}
+
+/// As the part of a sentence that begins with "the address is".
+impl fmt::Display for AddressOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("that of --admin"),
+            Self::File(path) => write!(f, "`admin.listen` of {}", path.display()),
+            Self::Variable(name) => write!(f, "that of the environment variable {name}"),
+            Self::NotSet(path) => {
+                write!(f, "the default, since {} does not set `admin.listen`", path.display())
+            }
+            Self::NoFile => {
+                f.write_str("the default, since there is neither ./proxy.toml nor /etc/bearerd/proxy.toml")
+            }
+        }
+    }
 }

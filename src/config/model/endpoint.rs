@@ -1,15 +1,23 @@
 //! Endpoints of an authorization server: configured, or discovered from the issuer (RFC 8414, OpenID Connect
 //! Discovery).
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use url::Url;
 
 /// An endpoint of an authorization server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// The configured URL.
     Written(Url),
+    /// The URL to which another key leads, by what the provider's preset knows.
+    OfPreset {
+        /// The URL.
+        url: Url,
+        /// The key: `region` or `issuer`.
+        key: &'static str,
+    },
     /// The URL in this issuer's metadata.
     OfIssuer(Issuer),
 }
@@ -25,7 +33,7 @@ impl Endpoint {
     /// The configured text: the URL of the endpoint, or the identifier of the issuer.
     pub fn as_str(&self) -> &str {
         match self {
-            Self::Written(url) => url.as_str(),
+            Self::Written(url) | Self::OfPreset { url, .. } => url.as_str(),
             Self::OfIssuer(issuer) => issuer.as_str(),
         }
     }
@@ -33,7 +41,7 @@ impl Endpoint {
     /// The configured text as a URL.
     pub const fn url(&self) -> &Url {
         match self {
-            Self::Written(url) => url,
+            Self::Written(url) | Self::OfPreset { url, .. } => url,
             Self::OfIssuer(issuer) => &issuer.url,
         }
     }
@@ -41,8 +49,20 @@ impl Endpoint {
     /// The issuer whose metadata has the URL; `None` if the URL is configured.
     pub const fn issuer(&self) -> Option<&Issuer> {
         match self {
-            Self::Written(_) => None,
+            Self::Written(_) | Self::OfPreset { .. } => None,
             Self::OfIssuer(issuer) => Some(issuer),
+        }
+    }
+}
+
+/// Without the key of a preset, which concerns texts for people alone.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written(url) | Self::OfPreset { url, .. } => {
+                f.debug_tuple("Url").field(&url.as_str()).finish()
+            }
+            Self::OfIssuer(issuer) => f.debug_tuple("OfIssuer").field(issuer).finish(),
         }
     }
 }

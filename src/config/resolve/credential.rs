@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::placeholder::placeholders;
 use super::route::plain_path;
+use super::vendor_endpoint::Purpose;
 use super::{Names, Resolver, api_discovery, duration, provider};
 use crate::config::model::credential::{Credential, HttpVersion, Quota};
 use crate::config::model::endpoint::{Endpoint, Issuer};
@@ -66,11 +67,12 @@ impl Resolver<'_> {
     ) -> Option<Credential> {
         // Before the provider's defaults, which are derived from the written endpoints.
         self.refuse_own_endpoints(&file);
+        let preset_key = preset_key(&file);
         let is_provider_known = self.fill_in(name, owner, &mut file);
         let provider = file.provider.known_or(Provider::Oauth2).unwrap_or(Provider::Oauth2);
         let placeholders = placeholders(&file);
         let issuer = file.issuer.usable().and_then(|issuer| self.issuer(provider, issuer));
-        let token_url = self.token_url(owner, &file, issuer.as_ref());
+        let token_url = self.token_url(owner, &file, issuer.as_ref(), preset_key);
         let audience = default_audience(provider, issuer.as_ref(), token_url.as_ref());
         let login = self.login(owner, &file, issuer);
         let client_certificate = self.client_certificate(&file.client_certificate, &file.client_key);
@@ -138,12 +140,13 @@ impl Resolver<'_> {
         usable
     }
 
-    /// The token endpoint: configured, or else discovered from the issuer.
+    /// The token endpoint: configured, of a preset to which this key leads, or else discovered from the issuer.
     fn token_url(
         &mut self,
         owner: &Range<usize>,
         file: &schema::Credential,
         issuer: Option<&Issuer>,
+        preset_key: Option<&'static str>,
     ) -> Option<Endpoint> {
         if file.token_url.is_absent() && !file.issuer.is_absent() {
             // An unusable issuer has been reported.
@@ -153,7 +156,10 @@ impl Resolver<'_> {
                     \"https://login.example.com/oauth/token\", or the `issuer` of a server that publishes it";
         let text = self.required(owner, "token_url", &file.token_url, help)?;
         let url = self.endpoint(text)?;
-        self.warn_of_tutorial(text, &url);
+        if let Some(key) = preset_key {
+            return Some(Endpoint::OfPreset { url, key });
+        }
+        self.compare_with_vendor(Purpose::Token, text, &url);
         Some(Endpoint::Written(url))
     }
 
@@ -198,6 +204,15 @@ impl Resolver<'_> {
             }
         }
         quota
+    }
+}
+
+/// The key from which a preset fills in `token_url`, if any preset does.
+const fn preset_key(file: &schema::Credential) -> Option<&'static str> {
+    match (&file.token_url, &file.region) {
+        (Key::Absent, Key::Absent) => Some("issuer"),
+        (Key::Absent, _) => Some("region"),
+        _ => None,
     }
 }
 

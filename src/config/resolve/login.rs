@@ -6,6 +6,7 @@ use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
+use super::vendor_endpoint::Purpose;
 use crate::config::model::endpoint::{Endpoint, Issuer};
 use crate::config::model::login::{Login, RedirectUri};
 use crate::config::source::choice::{Grant, Provider};
@@ -54,7 +55,11 @@ impl Resolver<'_> {
             let help = "write the page where a person logs in, such as \
                         \"https://login.example.com/oauth/authorize\", or the `issuer` of a server that publishes it";
             let text = self.required(owner, "authorize_url", &keys.authorize_url, help);
-            text.and_then(|text| self.endpoint(text)).map(Endpoint::Written)
+            text.and_then(|text| {
+                let url = self.endpoint(text)?;
+                self.compare_with_vendor(Purpose::Login, text, &url);
+                Some(Endpoint::Written(url))
+            })
         };
         let default = Key::Written(Spanned::new(owner.clone(), DEFAULT_REDIRECT_URI.to_owned()));
         let text = if keys.redirect_uri.is_absent() { &default } else { &keys.redirect_uri };

@@ -34,7 +34,7 @@ mod shared_store;
 mod state;
 mod token_field;
 mod tracing;
-mod tutorial;
+mod vendor_endpoint;
 mod webhooks;
 
 use std::collections::BTreeMap;

@@ -18,7 +18,7 @@ use crate::config::source::nearest::nearest_domain;
 use crate::config::source::{schema, units};
 
 /// Issuers of CXone: commercial, US government (`FedRAMP`), and sovereign.
-const CXONE_ISSUERS: [&str; 5] = [
+pub(super) const CXONE_ISSUERS: [&str; 5] = [
     "https://cxone.niceincontact.com",
     "https://cxone-gov.niceincontact.com",
     "https://nicecxone-fed.com",

@@ -62,7 +62,7 @@ const PLACES: [(&str, &str); 19] = [
 
 /// The clouds of NICE CXone, each with the domains of its hosts.
 const CXONE_CLOUDS: [&[&str]; 4] = [
-    &["niceincontact.com", "nice-incontact.com", "nicecxone.com"],
+    &["niceincontact.com", "nice-incontact.com", "incontact.com", "nicecxone.com"],
     &["nicecxone-fed.com"],
     &["nicecxone-sov1.au"],
     &["nicecxone-sov1.eu"],
@@ -77,6 +77,12 @@ pub(super) fn domains() -> [&'static str; REGIONS.len()] {
 pub(super) fn region_of(host: &str) -> Option<&'static str> {
     // The longest domain: mypurecloud.com.au does not end with mypurecloud.com, but a new domain might.
     domains().into_iter().filter(|domain| is_within(host, domain)).max_by_key(|domain| domain.len())
+}
+
+/// The first domain of the cloud of CXone to which a host belongs.
+pub(super) fn cxone_cloud_of(host: &str) -> Option<&'static str> {
+    let is_of = |domains: &&[&'static str]| domains.iter().any(|domain| is_within(host, domain));
+    CXONE_CLOUDS.into_iter().find(is_of).map(|domains| domains[0])
 }
 
 /// The region of AWS that a text in lower case names by a place or a short form, as in `frankfurt` and `prod-euc1`.
@@ -105,9 +111,7 @@ enum Cloud {
 impl Cloud {
     fn of(host: &str) -> Option<Self> {
         let host = host.to_ascii_lowercase();
-        let is_of = |domains: &&[&'static str]| domains.iter().any(|domain| is_within(&host, domain));
-        let cxone = || CXONE_CLOUDS.into_iter().find(is_of).map(|domains| Self::Cxone(domains[0]));
-        region_of(&host).map(Self::Genesys).or_else(cxone)
+        region_of(&host).map(Self::Genesys).or_else(|| cxone_cloud_of(&host).map(Self::Cxone))
     }
 
     fn name(self) -> String {
@@ -387,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_token_endpoint_in_another_region_causes_a_warning() {
-        let own = "provider = \"genesys\"\nregion = \"mypurecloud.ie\"\ntoken_url = \"https://login.mypurecloud.de/t\"";
+        let own = "provider = \"genesys\"\nregion = \"mypurecloud.ie\"\ntoken_url = \"https://login.mypurecloud.de/oauth/token\"";
         let [problem] = &said(own, "region", "c")[..] else { panic!("{:?}", said(own, "region", "c")) };
         assert!(problem.starts_with("`token_url` is in the region mypurecloud.de"), "{problem}");
     }

@@ -1,7 +1,8 @@
 //! Reads secrets for the first time, and reports texts that cannot be the intended secret.
 
-use std::error::Error;
+use std::io::ErrorKind;
 use std::ops::Range;
+use std::path::Path;
 
 use secrecy::ExposeSecret;
 use toml::Spanned;
@@ -96,8 +97,11 @@ impl Resolver<'_> {
 }
 
 /// The remedy for a secret that cannot be read.
-fn remedy(source: &Spanned<SecretSource>, error: &SecretError) -> &'static str {
-    match (source.get_ref(), error) {
+fn remedy(source: &Spanned<SecretSource>, error: &SecretError) -> String {
+    if let SecretError::Unreadable { path, source } = error {
+        return remedy_for_file(path, source.kind());
+    }
+    let help = match (source.get_ref(), error) {
         (_, SecretError::VariableNotText(_)) => "set the variable to text in UTF-8",
         (_, SecretError::NotText(_)) => "save the file as UTF-8: Windows PowerShell writes UTF-16 by default",
         (SecretSource::Environment(_), SecretError::Empty(_)) => {
@@ -106,11 +110,27 @@ fn remedy(source: &Spanned<SecretSource>, error: &SecretError) -> &'static str {
         (SecretSource::Environment(_), _) => {
             "set the variable for the daemon, or write { file = \"/run/secrets/name\" }"
         }
-        (SecretSource::File(_), _) if error.source().is_none() => {
-            "write the secret into that file, and nothing else"
-        }
-        (SecretSource::File(_), _) => "the daemon's user must be able to read the file, now and later",
+        (SecretSource::File(_), _) => "write the secret into that file, and nothing else",
         (SecretSource::Plain(_), _) => EXAMPLES,
+    };
+    help.to_owned()
+}
+
+/// The remedy for the file of a secret that cannot be read.
+fn remedy_for_file(path: &Path, failure: ErrorKind) -> String {
+    let path = path.display();
+    match failure {
+        ErrorKind::NotFound => format!(
+            "create the file for the daemon's user alone, with the secret as its only content: run (umask 077; cat > {path}), \
+             paste the secret, and press Enter and Ctrl-D; or write another path, which starts at the configuration's folder"
+        ),
+        ErrorKind::PermissionDenied => format!(
+            "let the daemon's user read the file, now and later, and nobody else: chown it to that user, and chmod 600 {path}"
+        ),
+        ErrorKind::InvalidInput => {
+            "write the path of a file: a container gets a folder where the file to mount is missing on the host".to_owned()
+        }
+        _ => "the daemon's user must be able to read the file, now and later".to_owned(),
     }
 }
 

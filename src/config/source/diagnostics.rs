@@ -40,7 +40,8 @@ impl Diagnostics {
         let mut problem = Problem::error(None, format!("cannot read {}: {error}", path.display()));
         let help = match error.kind() {
             std::io::ErrorKind::NotFound => {
-                "set the path with -c FILE or $BEARERD_CONFIG; the default is ./proxy.toml, then /etc/bearerd/proxy.toml"
+                "name another file with -c FILE or $BEARERD_CONFIG; without them, bearerd reads ./proxy.toml or \
+                 /etc/bearerd/proxy.toml"
             }
             std::io::ErrorKind::InvalidData => "save the file as UTF-8: editors on Windows may write UTF-16",
             std::io::ErrorKind::FileTooLarge => "set the path of a configuration: it has at most 1 MiB",

@@ -209,7 +209,7 @@ fn absent(section: &str, key: &str, of: Of<'_>) -> Absent {
 /// Keys that the provider fills in, and keys that belong to some grants and authentications.
 fn absent_of_credential(key: &str, credential: &Credential) -> Absent {
     let url = |endpoint: &Endpoint| match endpoint {
-        Endpoint::Written(url) => Absent::Value(string(url.as_str())),
+        Endpoint::Written(url) | Endpoint::OfPreset { url, .. } => Absent::Value(string(url.as_str())),
         Endpoint::OfIssuer(_) => Absent::Nothing,
     };
     let only_if = |is_used: bool| if is_used { Absent::Default } else { Absent::Nothing };

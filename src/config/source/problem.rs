@@ -98,6 +98,11 @@ impl Sources {
         start..start + value.len()
     }
 
+    /// The name of the environment variable at this place.
+    pub(in crate::config) fn variable_at(&self, place: &Range<usize>) -> Option<&str> {
+        self.override_at(place).map(|found| found.variable.as_str())
+    }
+
     /// The environment variable at this place.
     pub(super) fn override_at(&self, place: &Range<usize>) -> Option<&Override> {
         self.overrides.iter().rfind(|one| one.start <= place.start)

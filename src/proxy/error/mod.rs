@@ -342,7 +342,7 @@ fn no_token_title(reason: Reason) -> &'static str {
         Reason::QuotaExhausted => "Token quota exhausted",
         Reason::SharedStoreUnavailable => "Shared store unavailable",
         Reason::ClientRejected => "OAuth client rejected",
-        Reason::ReauthorizationRequired => "Authorization required again",
+        Reason::ReauthorizationRequired => "Authorization required",
         Reason::RotationLimit => "Rotation limit reached",
         Reason::ScopeMissing => "Scope missing",
     }
@@ -350,7 +350,7 @@ fn no_token_title(reason: Reason) -> &'static str {
 
 fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
     let authorize =
-        format!("Authorize the client again: run `bearerd login {credential}`, or set a refresh_token.");
+        format!("Authorize the client: run `bearerd login {credential}`, or set a refresh_token.");
     let (why, remedy) = match unavailable.reason {
         Reason::WaitingForFirstToken => ("the first token request has not ended", "Try again."),
         Reason::EndpointUnavailable => ("the token endpoint issues none", "Try again."),
@@ -367,7 +367,7 @@ fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
             "Check client_id, client_secret and client_auth with the provider.",
         ),
         Reason::ReauthorizationRequired => {
-            ("the authorization server no longer accepts the refresh token", authorize.as_str())
+            ("there is no refresh token that the authorization server accepts", authorize.as_str())
         }
         Reason::RotationLimit => {
             ("the refresh token has been replaced max_rotations times", authorize.as_str())
@@ -378,7 +378,7 @@ fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
         ),
     };
     let failure = unavailable.failure.as_ref();
-    let last = failure.map(|failure| format!(" The last token request failed: {}.", failure.outcome()));
+    let last = failure.map(|failure| format!(" The last token request failed: {}.", failure.for_callers()));
     format!("The credential `{credential}` has no usable token: {why}. {remedy}{}", last.unwrap_or_default())
 }
 
@@ -388,6 +388,7 @@ mod tests {
 
     use super::*;
     use crate::token::api_discovery::AddressRefusal;
+    use crate::token::error::TokenError;
 
     fn no_token_error(reason: Reason, retry_after: Option<u64>) -> ProxyError {
         ProxyError::NoToken {
@@ -479,6 +480,18 @@ mod tests {
             assert!(response.headers()["proxy-status"].to_str().unwrap().starts_with("bearerd; error="));
             assert_ne!(response.status(), StatusCode::UNAUTHORIZED, "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_failed_token_request_is_told_in_a_sentence_without_texts_of_the_server() {
+        let mut error = no_token_error(Reason::EndpointUnavailable, Some(1));
+        let ProxyError::NoToken { unavailable, .. } = &mut error else { unreachable!() };
+        unavailable.failure = Some(Arc::new(TokenError::Network("10.1.2.3 said hunter2".to_owned())));
+
+        let detail = error.detail();
+
+        let sentence = " The last token request failed: the token endpoint did not answer.";
+        assert!(detail.ends_with(sentence) && !detail.contains("hunter2"), "{detail}");
     }
 
     #[test]

@@ -267,7 +267,9 @@ impl TokenEndpoint for TokenClient {
         };
         let request = (&request, credential.timeout_of(&identity.grant));
         match &credential.token_url {
-            Endpoint::Written(url) => self.exchange(url.clone(), request, &asked).await,
+            Endpoint::Written(url) | Endpoint::OfPreset { url, .. } => {
+                self.exchange(url.clone(), request, &asked).await
+            }
             Endpoint::OfIssuer(issuer) => self.exchange_at(issuer, credential, request, &asked).await,
         }
     }

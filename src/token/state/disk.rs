@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use super::error::OpenError;
+use crate::judged_as::{JudgedAs, check_owner, is_this_user};
 
 /// The permissions of a new file: only its owner may read and write it.
 pub(super) const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -53,13 +54,17 @@ pub(super) struct Status {
     pub(super) bytes: u64,
     /// The file's permissions, without its kind.
     pub(super) mode: u32,
-    /// The id of the file's owner, unless this process runs as that user.
+    /// The id of the file's owner, unless that is the user as whom the files are judged.
     pub(super) other_owner: Option<u32>,
 }
 
 /// A folder of the file system.
 #[derive(Debug)]
-pub(super) struct Folder(OwnedFd);
+pub(super) struct Folder {
+    fd: OwnedFd,
+    /// The user as whom the files are judged.
+    user: u32,
+}
 
 /// The identity of a file or folder: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +92,12 @@ impl Folder {
 
     /// The folder's own identity.
     pub(super) fn id(&self) -> io::Result<FileId> {
-        FileId::of_open(&self.0)
+        FileId::of_open(&self.fd)
     }
 
     /// The identity of a file in the folder.
     pub(super) fn id_of(&self, name: &OsStr) -> io::Result<FileId> {
-        Ok(FileId::of(&rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?))
+        Ok(FileId::of(&rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
     /// Opens the folder. A symlink to the folder is followed.
@@ -100,7 +105,19 @@ impl Folder {
         // A file name without a folder is in the working directory.
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
+        let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+        let user = JudgedAs::ThisUser.user(&fd)?;
+        Ok(Self { fd, user })
+    }
+
+    /// Judges the files as this user.
+    pub(super) fn judged_as(self, user: JudgedAs) -> io::Result<Self> {
+        Ok(Self { user: user.user(&self.fd)?, ..self })
+    }
+
+    /// The user as whom the files are judged, unless this process runs as that user.
+    pub(super) fn other_user(&self) -> Option<u32> {
+        (!is_this_user(self.user)).then_some(self.user)
     }
 
     /// Opens a file, or creates one that only its owner can read.
@@ -108,39 +125,46 @@ impl Folder {
         self.open_with(name, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK)
     }
 
-    /// Whether this process may create and replace files in the folder.
+    /// Whether the user may create and replace files in the folder.
     pub(super) fn check_writable(&self) -> io::Result<()> {
+        if let Some(user) = self.other_user() {
+            return check_owner(&rustix::fs::fstat(&self.fd)?, user, Mode::WUSR | Mode::XUSR);
+        }
         let access = Access::WRITE_OK | Access::EXEC_OK;
-        Ok(rustix::fs::accessat(&self.0, ".", access, AtFlags::EACCESS)?)
+        Ok(rustix::fs::accessat(&self.fd, ".", access, AtFlags::EACCESS)?)
     }
 
     /// Whether the disk has no space left for what files hold.
     pub(super) fn is_full(&self) -> io::Result<bool> {
-        let space = rustix::fs::fstatvfs(&self.0)?;
+        let space = rustix::fs::fstatvfs(&self.fd)?;
         Ok(space.f_blocks > 0 && space.f_bavail == 0)
     }
 
     /// The folder's permissions.
     pub(super) fn mode(&self) -> io::Result<u32> {
-        Ok(Mode::from_raw_mode(rustix::fs::fstat(&self.0)?.st_mode).bits())
+        Ok(Mode::from_raw_mode(rustix::fs::fstat(&self.fd)?.st_mode).bits())
     }
 
-    /// Whether a file can be read and written, or the disk has a place for one more file.
+    /// Whether the user can read and write a file, or the disk has a place for one more file.
     pub(super) fn check_usable(&self, name: &OsStr) -> io::Result<()> {
         match self.open_with(name, OFlags::RDWR | OFlags::NONBLOCK) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let space = rustix::fs::fstatvfs(&self.0)?;
+                let space = rustix::fs::fstatvfs(&self.fd)?;
                 // File systems without a fixed number of files report none at all.
                 let is_full = space.f_files > 0 && space.f_favail == 0;
                 if is_full { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
             }
-            outcome => outcome.map(|_| ()),
+            Ok(file) => match self.other_user() {
+                Some(user) => check_owner(&rustix::fs::fstat(file)?, user, OWNER_ONLY),
+                None => Ok(()),
+            },
+            Err(error) => Err(error),
         }
     }
 
     fn open_with(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(File::from(rustix::fs::openat(&self.0, name, flags, OWNER_ONLY)?))
+        Ok(File::from(rustix::fs::openat(&self.fd, name, flags, OWNER_ONLY)?))
     }
 }
 
@@ -151,7 +175,7 @@ impl Disk for Folder {
         let name_of = |entry: rustix::io::Result<rustix::fs::DirEntry>| {
             Ok(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned())
         };
-        Dir::read_from(&self.0)?.map(name_of).collect()
+        Dir::read_from(&self.fd)?.map(name_of).collect()
     }
 
     fn open(&self, name: &OsStr) -> io::Result<File> {
@@ -160,12 +184,11 @@ impl Disk for Folder {
 
     fn status(&self, file: &File) -> io::Result<Status> {
         let stat = rustix::fs::fstat(file)?;
-        let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
         Ok(Status {
             is_regular: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
             bytes: u64::try_from(stat.st_size).unwrap_or(u64::MAX),
             mode: Mode::from_raw_mode(stat.st_mode).bits(),
-            other_owner: (!is_ours).then_some(stat.st_uid),
+            other_owner: (stat.st_uid != self.user).then_some(stat.st_uid),
         })
     }
 
@@ -186,14 +209,14 @@ impl Disk for Folder {
     }
 
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
-        Ok(rustix::fs::renameat(&self.0, from, &self.0, to)?)
+        Ok(rustix::fs::renameat(&self.fd, from, &self.fd, to)?)
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.0)?)
+        Ok(rustix::fs::fsync(&self.fd)?)
     }
 
     fn remove(&self, name: &OsStr) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
+        Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
     }
 }

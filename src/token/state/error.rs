@@ -103,7 +103,7 @@ pub enum StateRefusal {
     #[error("it is not a regular file")]
     NotRegular,
     /// The file belongs to the user with this id, who could change it.
-    #[error("it belongs to the user with id {0}, whom this process does not run as")]
+    #[error("it belongs to the user with id {0}, and not to the daemon's user")]
     Owner(u32),
     /// Every user can read or change the file, which has these permissions.
     #[error("its mode {0:04o} gives every user access; make it 0600")]

@@ -1,4 +1,4 @@
-//! Reads a state file from outside: whether a daemon that starts now, as this user, could use it.
+//! Reads a state file from outside: whether a daemon that starts now, as this user or the folder's owner, could use it.
 //!
 //! No lock is taken, since a daemon may hold it. The state is nevertheless read as a whole: a state file is replaced and
 //! never overwritten.
@@ -14,11 +14,14 @@ use super::file::{Identity, OpenError, State, StateKeys, StateRefusal, Warning};
 use super::format::{Decoded, Format};
 use super::lock;
 use crate::clock::Clock;
+use crate::judged_as::JudgedAs;
 use crate::token::limiter::LATCH_MAX;
 
 /// The findings of an inspection.
 #[derive(Debug)]
 pub struct Inspection {
+    /// The user as whom the files were judged, unless that is the user of this process.
+    pub other_user: Option<u32>,
     /// Why the folder is not writable, if so.
     pub not_writable: Option<io::Error>,
     /// Whether the disk has no space left: the daemon would start, and keep the state in memory.
@@ -43,9 +46,12 @@ impl Inspection {
         identity: Identity,
         keys: StateKeys,
         clock: Clock,
+        user: JudgedAs,
         moves_damage_aside: bool,
     ) -> Result<Self, OpenError> {
         let (folder, name) = Folder::of(path)?;
+        let folder = folder.judged_as(user).map_err(|error| OpenError::Folder(path.to_owned(), error))?;
+        let other_user = folder.other_user();
         let not_writable = folder.check_writable().err();
         let is_disk_full = folder.is_full().map_err(|error| OpenError::Folder(path.to_owned(), error))?;
         let mode = folder.mode().map_err(|error| OpenError::Folder(path.to_owned(), error))?;
@@ -59,7 +65,7 @@ impl Inspection {
             }
             read => read.map_err(|refusal| OpenError::Refused(path.to_owned(), refusal))?,
         };
-        Ok(Self { not_writable, is_disk_full, open_folder, warnings, state })
+        Ok(Self { other_user, not_writable, is_disk_full, open_folder, warnings, state })
     }
 }
 

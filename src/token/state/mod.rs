@@ -421,6 +421,7 @@ mod tests {
     use super::file::{Inspection, RefreshTokenHash, StateRefusal};
     use super::*;
     use crate::config::fixture;
+    use crate::judged_as::JudgedAs;
     use crate::token::access_token::{AccessToken, Generation};
     use crate::token::limiter::{Barrier, Blocked, Snapshot};
 
@@ -518,7 +519,7 @@ mod tests {
         drop(file);
 
         let Inspection { state: looked_at, warnings, .. } =
-            DurableState::inspect(&other, clock).unwrap().unwrap();
+            DurableState::inspect(&other, clock, JudgedAs::ThisUser).unwrap().unwrap();
         let opened = DurableState::open(&other, clock).unwrap().state().clone();
         let handed = DurableState::in_memory(clock).replaced(kept).belonging_to(&other).state().clone();
         let has = |state: &State| (state.access_token.is_some(), state.refresh_token.is_some());
@@ -600,7 +601,7 @@ mod tests {
             file.save(&State { rotations: 7, ..kept }).unwrap();
             drop(file);
 
-            let looked_at = DurableState::inspect(&after, Clock::system());
+            let looked_at = DurableState::inspect(&after, Clock::system(), JudgedAs::ThisUser);
             let opened = DurableState::open(&after, Clock::system());
 
             if is_refused {
@@ -630,7 +631,11 @@ mod tests {
             std::fs::write(&path, "damaged").unwrap();
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 
-            assert_eq!(DurableState::inspect(&credential, Clock::system()).is_err(), is_refused, "{lines}");
+            assert_eq!(
+                DurableState::inspect(&credential, Clock::system(), JudgedAs::ThisUser).is_err(),
+                is_refused,
+                "{lines}"
+            );
             assert_eq!(DurableState::open(&credential, Clock::system()).is_err(), is_refused, "{lines}");
             assert_eq!(folder.path().join("s.corrupt-1").exists(), !is_refused, "{lines}");
             assert_eq!(path.exists(), is_refused, "{lines}");

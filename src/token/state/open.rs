@@ -12,6 +12,7 @@ use crate::causes::in_one_line;
 use crate::clock::Clock;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, StatePlace};
+use crate::judged_as::JudgedAs;
 use crate::token::limiter::LATCH_MAX;
 
 impl DurableState {
@@ -62,12 +63,17 @@ impl DurableState {
         })
     }
 
-    /// Whether a daemon that starts now could open the state of a credential; `None` if the credential has no state file.
-    /// Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
-    pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
+    /// Whether a daemon of this user that starts now could open the state of a credential; `None` if the credential has no
+    /// state file. Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
+    pub fn inspect(
+        credential: &Credential,
+        clock: Clock,
+        user: JudgedAs,
+    ) -> Result<Option<Inspection>, OpenError> {
         let inspect = |place: &StatePlace| {
             let may = moves_damage_aside(credential, place);
-            let mut found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock, may)?;
+            let (identity, keys) = (identity_of(credential), keys_of(place));
+            let mut found = Inspection::of(&place.path, identity, keys, clock, user, may)?;
             if found.state.is_of_other_fallback(credential) {
                 found.warnings.push(Warning::OtherFallback);
             }

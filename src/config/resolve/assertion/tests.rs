@@ -139,7 +139,7 @@ const MISTAKES: &[Mistake] = &[
 ];
 
 const FILE_MISTAKES: &[Mistake] = &[
-    ("file = \"gone\"", "cannot read", "gone", "the daemon's user must be able to read the file"),
+    ("file = \"gone\"", "cannot read", "gone", "create the file for the daemon's user alone"),
     ("file = \"empty\"", "is empty", "empty", "write the secret into that file"),
     ("file = \"blanks\"", "holds no assertion", "blanks", "a file with an assertion, and nothing else"),
     ("file = 5", "must be the path of a file", "5", ""),

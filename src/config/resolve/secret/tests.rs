@@ -253,6 +253,18 @@ fn an_unreadable_secret_is_an_error_with_its_cause() {
 }
 
 #[test]
+fn a_missing_file_of_a_secret_is_reported_with_the_command_that_makes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = problems(folder.path(), "{ file = \"secret\" }", &Environment::from([])).to_string();
+    let command = format!("(umask 077; cat > {})", folder.path().join("secret").display());
+    assert!(missing.contains("client_secret = ") && missing.contains(&command), "{missing}");
+
+    std::fs::create_dir(folder.path().join("secret")).unwrap();
+    let a_folder = problems(folder.path(), "{ file = \"secret\" }", &Environment::from([])).to_string();
+    assert!(a_folder.contains("a container gets a folder where the file to mount is missing"), "{a_folder}");
+}
+
+#[test]
 fn quotes_and_blanks_around_a_client_id_and_a_user_name_cause_a_warning() {
     let said = |id: &str, name: &str| {
         let text = format!(
