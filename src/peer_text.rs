@@ -6,9 +6,14 @@ const MAX_CHARS: usize = 200;
 /// A peer's text in any language, in one line of at most 200 characters. A character that has no width, ends a line or changes
 /// the direction of the text becomes `?`.
 pub fn printable(text: &str) -> String {
+    printable_within(text, MAX_CHARS)
+}
+
+/// As [`printable`], with at most `max_chars` characters of the text.
+pub fn printable_within(text: &str, max_chars: usize) -> String {
     let mut chars = text.chars();
     let mut short: String =
-        chars.by_ref().take(MAX_CHARS).map(|c| if is_shown(c) { c } else { '?' }).collect();
+        chars.by_ref().take(max_chars).map(|c| if is_shown(c) { c } else { '?' }).collect();
     if chars.next().is_some() {
         short.push_str("...");
     }

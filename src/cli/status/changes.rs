@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use super::report::{MAX_HELP_CHARS, stage};
 use crate::admin::status::{Credential, Finding, Status};
-use crate::peer_text::printable;
+use crate::peer_text::{printable, printable_within};
 
 /// The daemon as a subject.
 const DAEMON: &str = "daemon";
@@ -57,15 +58,6 @@ impl Seen {
     }
 }
 
-/// The stage of the daemon's life.
-pub(super) const fn stage(status: &Status) -> &'static str {
-    match (status.draining, status.ready) {
-        (true, _) => "stopping",
-        (false, true) => "ready",
-        (false, false) => "not ready",
-    }
-}
-
 fn subject(kind: &str, name: &str) -> String {
     if name.is_empty() { kind.to_owned() } else { format!("{kind} {}", printable(name)) }
 }
@@ -80,7 +72,7 @@ fn of_credential(credential: &Credential) -> Fact {
 }
 
 fn add(facts: &mut BTreeMap<String, Fact>, finding: &Finding) {
-    let (reason, help) = (printable(&finding.reason), Some(printable(&finding.help)));
+    let (reason, help) = (printable(&finding.reason), Some(printable_within(&finding.help, MAX_HELP_CHARS)));
     match facts.entry(subject(&finding.subject, &finding.name)) {
         Entry::Vacant(entry) => {
             entry.insert(Fact { what: reason, help });
@@ -155,5 +147,9 @@ mod tests {
         add(&mut facts, &finding("token_rejected"));
         assert_eq!(facts["credential a"].what, "degraded, token_endpoint_unavailable, token_rejected");
         assert_eq!(facts["credential a"].help.as_deref(), Some("wait"));
+
+        let help = "check this and that; ".repeat(20);
+        add(&mut facts, &Finding { help: help.clone(), ..finding("token_rejected") });
+        assert_eq!(facts["credential a"].help.as_ref(), Some(&help), "a remedy is not cut");
     }
 }

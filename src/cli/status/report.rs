@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::changes::stage;
 use crate::admin::status::{Credential, Finding, Status, Time};
 use crate::admin::words::{ahead, counted, relative, span, under_way_for};
-use crate::peer_text::printable;
+use crate::peer_text::{printable, printable_within};
 
+/// The most characters of a remedy that are shown: more than any has.
+pub(super) const MAX_HELP_CHARS: usize = 1000;
 /// How many events are shown of one credential.
 const EVENTS: usize = 5;
 
@@ -24,6 +25,15 @@ enum Tone {
     Warning,
     Bad,
     Quiet,
+}
+
+/// The stage of the daemon's life.
+pub(super) const fn stage(status: &Status) -> &'static str {
+    match (status.draining, status.ready) {
+        (true, _) => "stopping",
+        (false, true) => "ready",
+        (false, false) => "not ready",
+    }
 }
 
 const COLUMNS: [&str; 5] = ["CREDENTIAL", "STATE", "REASON", "TOKEN", "NEXT"];
@@ -68,7 +78,7 @@ impl Report {
         if let Some(until) = finding.until {
             facts.push((finding.until_name(), format!("{until}, {}", relative(until, self.now))));
         }
-        facts.push(("what to do", printable(&finding.help)));
+        facts.push(("what to do", printable_within(&finding.help, MAX_HELP_CHARS)));
         facts.push(("read", printable(&finding.documentation)));
         for (name, value) in facts {
             let _ = writeln!(text, "  {} {value}", self.paint(&format!("{name:<13}"), Tone::Quiet));
