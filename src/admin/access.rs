@@ -8,8 +8,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
@@ -20,7 +18,7 @@ use super::server::Client;
 use super::token::{Guesses, Token};
 use crate::config;
 use crate::config::Listen;
-use crate::http::{Authority, Problem, is_cross_site};
+use crate::http::{Authority, Problem, basic_password, is_cross_site};
 
 /// What a request is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,16 +220,10 @@ fn shown(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
     let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
-    let rest = rest.trim_start_matches(' ');
     if scheme.eq_ignore_ascii_case("bearer") {
-        return Some(Zeroizing::new(rest.to_owned()));
+        return Some(Zeroizing::new(rest.trim_start_matches(' ').to_owned()));
     }
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = Zeroizing::new(STANDARD.decode(rest).ok()?);
-    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-    Some(Zeroizing::new(password.to_owned()))
+    basic_password(value)
 }
 
 fn host_not_allowed() -> Problem {

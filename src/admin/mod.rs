@@ -5,6 +5,7 @@
 mod access;
 mod api;
 pub mod attention;
+mod callers;
 mod confirmation;
 mod credentials;
 mod deliveries;

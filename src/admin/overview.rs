@@ -20,7 +20,8 @@ use super::problem::{json, method_not_allowed};
 use super::readiness::Readiness;
 use super::server::{Client, Peer};
 use super::status::{
-    Audit, Certificate, Configuration, Credential, Hold, Route, SharedStatus, Status, Time, Upstream, Webhook,
+    Audit, Caller, Certificate, Configuration, Credential, Hold, Route, SharedStatus, Status, Time, Upstream,
+    Webhook,
 };
 use crate::http::Problem;
 use crate::lifecycle::Stage;
@@ -34,6 +35,8 @@ const STATE_INTERVAL: Duration = Duration::from_secs(1);
 pub trait Parts: fmt::Debug + Send + Sync {
     /// The configuration in force.
     fn configuration(&self) -> Configuration;
+    /// The configured callers.
+    fn callers(&self) -> Vec<Caller>;
     /// The upstreams.
     fn upstreams(&self) -> Vec<Upstream>;
     /// The routes.
@@ -112,6 +115,7 @@ impl Overview {
                 .iter()
                 .map(|(source, operator)| Credential::now(source, operator))
                 .collect(),
+            callers: self.parts.callers(),
             upstreams: self.parts.upstreams(),
             routes,
             certificates: self.parts.certificates(),

@@ -19,7 +19,8 @@ use super::html;
 use super::overview::Overview;
 use super::server::Peer;
 use super::status::{
-    Certificate, Configuration, Credential, Event, Route, SharedStatus, Status, Time, Upstream, Webhook,
+    Caller, Certificate, Configuration, Credential, Event, Route, SharedStatus, Status, Time, Upstream,
+    Webhook,
 };
 use super::words::{counted, milliseconds, relative, span};
 use crate::config::model::certificate::EXPIRY_WARNING;
@@ -40,6 +41,7 @@ struct Page {
     rendered: When,
     attention: Vec<FindingView>,
     credentials: Vec<CredentialView>,
+    callers: Vec<Caller>,
     upstreams: Vec<UpstreamView>,
     routes: Vec<RouteView>,
     certificates: Vec<CertificateView>,
@@ -166,6 +168,7 @@ impl Page {
             rendered: When { exact: now.to_string(), words: clock_time(now) },
             attention: findings::views(status.attention, &status.credentials, now),
             credentials: status.credentials.into_iter().map(|one| CredentialView::new(one, now)).collect(),
+            callers: status.callers,
             upstreams: status.upstreams.into_iter().map(|one| UpstreamView::new(one, now)).collect(),
             routes: routes
                 .map(|(at, route)| RouteView::new(route, medians.get(at).map_or(&[], Vec::as_slice), now))

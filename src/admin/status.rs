@@ -10,6 +10,7 @@ use crate::telemetry::event::milliseconds;
 use crate::telemetry::history::{LastError, RecentEvent, Record};
 use crate::token::{CredentialStatus, Operator, TokenSource};
 
+pub use super::callers::Caller;
 pub use super::deliveries::{Audit, Webhook};
 pub use crate::telemetry::time::Time;
 pub use crate::token::replicas::SharedStatus;
@@ -36,6 +37,9 @@ pub struct Status {
     pub attention: Vec<Finding>,
     /// The credentials, in the order of the configuration.
     pub credentials: Vec<Credential>,
+    /// The configured callers, in the order of their names.
+    #[serde(default)]
+    pub callers: Vec<Caller>,
     /// The upstreams.
     pub upstreams: Vec<Upstream>,
     /// The routes, in the order of the configuration.

@@ -70,6 +70,7 @@ fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.half_closed", one.http1.half_closed == other.http1.half_closed),
         ("server.tls", files(&one.tls) == files(&other.tls)),
         ("server.limits", one.limits == other.limits),
+        ("callers", before.callers == after.callers),
         ("health.listen", before.health.listen == after.health.listen),
         ("admin.listen", before.admin.listen == after.admin.listen),
         ("admin.tls", files(&before.admin.tls) == files(&after.admin.tls)),

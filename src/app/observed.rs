@@ -13,12 +13,13 @@ use super::certificates::Certificates;
 use super::reports::Reports;
 use super::upstreams::InForce;
 use crate::admin::status::{
-    Audit, Certificate, Configuration, Failure, Hold, LastReload, SharedStatus, Time, Upstream, Webhook,
+    Audit, Caller, Certificate, Configuration, Failure, Hold, LastReload, SharedStatus, Time, Upstream,
+    Webhook,
 };
 use crate::admin::{Histogram, Parts, RouteFigures};
 use crate::clock::{WallTimes, wall_clock};
 use crate::config::model::certificate;
-use crate::config::{Config, Route};
+use crate::config::{self, Config, Route};
 use crate::peer_text::printable;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream as Connected;
@@ -179,6 +180,23 @@ impl Observed {
 impl Parts for Observed {
     fn configuration(&self) -> Configuration {
         (**self.configuration.load()).clone()
+    }
+
+    fn callers(&self) -> Vec<Caller> {
+        let in_force = self.in_force.load();
+        let traffic = &in_force.settings.traffic;
+        let caller = |one: &config::Caller| {
+            let counts = traffic.caller(&one.name);
+            Caller {
+                name: one.name.clone(),
+                weight: one.weight,
+                requests: counts.requests().values().sum(),
+                refused: counts.refused(),
+                waiting: 0,
+                share: None,
+            }
+        };
+        in_force.config.callers.iter().map(caller).collect()
     }
 
     fn upstreams(&self) -> Vec<Upstream> {

@@ -27,7 +27,7 @@ pub(super) fn serve(
     previous: Option<&Table>,
 ) -> Result<Served, StartError> {
     let mut table = Table::default();
-    let has_named_callers = config.routes.iter().any(|route| !route.callers.is_empty());
+    let has_named_callers = config.routes.iter().any(|route| !route.callers.is_everyone());
     let mut upstreams = Upstreams::new(resources, &config.routes, in_force);
     for route in &config.routes {
         let upstream = upstreams.of(route)?;

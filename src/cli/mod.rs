@@ -66,9 +66,9 @@ enum Command {
     Forget(forget::Forget),
     /// Verify an audit trail
     Audit(audit::Audit),
-    /// Print a new key for the state file: 32 random bytes in base64
+    /// Print a new key for the state file (32 random bytes in base64) or for a caller
     #[command(after_help = keygen::HELP)]
-    Keygen,
+    Keygen(keygen::Keygen),
     /// Run a demonstration on loopback, with its own authorization server and API
     #[command(after_help = demo::HELP)]
     Demo(demo::Demo),
@@ -132,7 +132,7 @@ pub async fn main() -> ExitCode {
         Command::Login(login) => login::login(login, &Environment::process()).await,
         Command::Forget(forget) => forget::forget(&forget, &Environment::process()),
         Command::Audit(audit) => audit::audit(audit, &Environment::process()),
-        Command::Keygen => keygen::keygen(),
+        Command::Keygen(keygen) => keygen::keygen(&keygen),
         Command::Demo(demo) => demo::demo(demo).await,
         Command::Schema => schema::schema(),
         Command::Completions(shell) => completions::completions(&shell, Arguments::command()),

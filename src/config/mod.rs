@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use model::admin::{AddressOrigin, Admin, AdminAccess, Health};
 pub use model::audit::{Audit, AuditOutput, OnAuditFailure};
+pub use model::caller::{Caller, KeyHash};
 pub use model::classification::IdentityDigest;
 pub use model::config::Config;
 pub use model::credential::{ClientCertificate, Credential, HttpVersion, Proxy, Quota, Roots, StatePlace};
@@ -32,7 +33,9 @@ pub use model::pattern::Pattern;
 pub use model::pem_file::PemFile;
 pub use model::protection::{Breaker, Protection, Retry429};
 pub use model::request::{AnswerFields, ErrorCodes, MemberPath, NEVER_LISTED, TokenParameters};
-pub use model::route::{Address, Destination, Forwarded, LinkField, RewrittenLinks, Route, Rules, Upstream};
+pub use model::route::{
+    Address, Admitted, Destination, Forwarded, LinkField, RewrittenLinks, Route, Rules, Upstream,
+};
 pub use model::secret::Secret;
 pub use model::server::{HalfClosed, HeaderCase, Http1Options, RequiredHeader, Server};
 pub use model::server_tls::ServerTls;

@@ -1,6 +1,7 @@
 //! HTTP as the proxy, the admin address and the token client all read and write it.
 
 mod authority;
+mod basic;
 mod browser;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -12,6 +13,7 @@ mod secret_value;
 mod trace_context;
 
 pub use authority::Authority;
+pub use basic::basic_password;
 pub use browser::{SEC_FETCH_SITE, is_cross_site};
 pub use problem::{Problem, json};
 pub use proxy_status::ProxyStatus;

@@ -8,6 +8,7 @@
 
 pub mod auth;
 pub mod body;
+pub mod callers;
 pub mod downstream;
 pub mod error;
 pub mod limits;

@@ -21,6 +21,7 @@ const ORDER: [(&str, &[&str]); 3] = [
             "route",
             "upstream",
             "downstream",
+            "callers",
             "auth",
             "body",
             "limits",

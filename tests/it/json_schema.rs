@@ -40,6 +40,7 @@ fn every_key_has_a_type_and_a_description() {
         (Section::Tls, &["server", "tls"]),
         (Section::Limits, &["server", "limits"]),
         (Section::Admin, &["admin"]),
+        (Section::Caller, &["callers", "*"]),
         (Section::Credential, &["credentials", "*"]),
         (Section::Route, &["routes", "*"]),
         (Section::Audit, &["audit"]),

@@ -3,7 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 fn keygen(arguments: &[&str], out: Stdio) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bearerd"));
@@ -22,6 +22,20 @@ fn keygen_prints_a_different_key_of_32_bytes_each_time() {
         let key = key.strip_suffix('\n').unwrap();
         assert_eq!(STANDARD.decode(key).unwrap().len(), 32);
     }
+    assert_ne!(keys[0], keys[1]);
+}
+
+#[test]
+fn keygen_prints_the_key_of_a_caller_and_its_hash() {
+    let keys = [(); 2].map(|()| {
+        let output = keygen(&["--caller"], Stdio::piped());
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (key, hash) = text.strip_suffix('\n').unwrap().split_once('\n').unwrap();
+        assert_eq!(URL_SAFE_NO_PAD.decode(key).unwrap().len(), 32);
+        assert_eq!(hash, bearerd::config::KeyHash::of(key.as_bytes()).to_string());
+        key.to_owned()
+    });
     assert_ne!(keys[0], keys[1]);
 }
 

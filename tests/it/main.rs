@@ -42,6 +42,7 @@ mod imports;
 mod interim;
 mod json_schema;
 mod keygen;
+mod known_callers;
 mod late_tokens;
 mod leaving;
 mod lifecycle;

@@ -167,6 +167,7 @@ fn the_shipped_configuration_shows_every_key_and_its_examples_are_valid() {
         (Section::Limits, keys(server["limits"].as_table().unwrap())),
         (Section::Health, keys(table["health"].as_table().unwrap())),
         (Section::Admin, keys(table["admin"].as_table().unwrap())),
+        (Section::Caller, keys(table["callers"]["billing"].as_table().unwrap())),
         (Section::Credential, credential_keys),
         (Section::Route, keys(route)),
         (Section::Audit, keys(table["audit"].as_table().unwrap())),

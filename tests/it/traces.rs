@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use prost::Message;
 use rustix::process::Signal;
 use testkit::harness::raw::RawPeer;
+use testkit::harness::setup::{CALLER_KEY, CALLER_KEY_HASH};
 use testkit::server::Server;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
@@ -274,6 +275,19 @@ async fn a_replay_has_a_span_of_its_own_and_the_request_links_the_token_request(
     assert_eq!(named(&world), expected);
     let line = world.process.event("request").await;
     assert_eq!(line["trace_id"], server.trace_id);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_span_of_a_request_names_its_configured_caller() {
+    let collector = Collector::start(200).await;
+    let key = format!("[callers.billing]\nkey_hash = [\"{CALLER_KEY_HASH}\"]");
+    let world = collector.daemon("").route(&key).start().await;
+    assert_eq!(world.send(&Request::get("/x").field("x-api-key", CALLER_KEY)).await.status, 200);
+
+    let server = &collector.arrived(SERVER, "GET /", 1).await[0];
+    assert_eq!(server.get("bearerd.caller"), "billing");
+    collector.never_saw(&[CALLER_KEY.to_owned()]);
     world.finish().await;
 }
 

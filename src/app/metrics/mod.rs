@@ -2,6 +2,7 @@
 //!
 //! Workers and refreshers only count. Names and labels are made here.
 
+mod callers;
 mod credentials;
 mod family;
 
@@ -27,9 +28,6 @@ use crate::telemetry::event::Name;
 use crate::telemetry::metrics::exposition::{Family, Format, Labels};
 use crate::telemetry::metrics::traffic::{Key, Retry, RouteTraffic, Unauthorized};
 use crate::version;
-
-/// The label of callers without a configured name.
-const OTHER_CALLER: &str = "_other";
 
 /// The metrics of a daemon.
 #[derive(Debug)]
@@ -78,11 +76,7 @@ impl Metrics {
                 route.attempts().into_iter().map(|(key, buckets)| (request_labels(route, key), buckets)),
             );
         }
-        let by_caller = by_status.into_iter().map(|(status, count)| {
-            let mut labels = vec![("caller", Cow::Borrowed(OTHER_CALLER))];
-            labels.extend(status_label(status));
-            (labels, as_f64(count))
-        });
+        let by_caller = callers::requests(&settings, by_status);
         let unauthorized = named.iter().flat_map(|route| {
             Unauthorized::ALL.iter().map(|outcome| {
                 let labels = labels([("route", route.name()), ("outcome", outcome.as_str())]);
@@ -105,7 +99,7 @@ impl Metrics {
                 "Duration of attempts to send a request to its upstream, until the response head.",
                 attempts,
             ),
-            counters("bearerd_caller_requests", "Requests, by caller.", by_caller.collect()),
+            counters("bearerd_caller_requests", "Requests, by caller.", by_caller),
             counters(
                 "bearerd_refused_requests",
                 "Error responses of bearerd itself, failed TLS handshakes and refused connections, by code.",

@@ -1,12 +1,20 @@
 //! The request that `bearerd explain` is asked about.
 
+use std::io::BufRead;
+
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
+use secrecy::zeroize::Zeroizing;
 use thiserror::Error;
 
 use crate::config::Server;
+use crate::http::secret_header_value;
+use crate::proxy::callers::X_API_KEY;
+
+/// The longest line with a key, in bytes.
+const MAX_KEY_LINE: u64 = 4096;
 
 /// A request as a caller sends it.
 #[derive(Debug)]
@@ -31,6 +39,8 @@ pub(super) enum NoRequest {
     Host,
     #[error("a header field is not of the form `NAME: VALUE`")]
     Header,
+    #[error("standard input has no key")]
+    Key,
 }
 
 impl NoRequest {
@@ -44,6 +54,7 @@ impl NoRequest {
             Self::Target => "write other characters than visible ASCII as %XX, as clients do",
             Self::Host => "write a host name or an address, with a port at most",
             Self::Header => "write a field such as 'Accept: text/plain'",
+            Self::Key => "write the key on one line, as `bearerd keygen --caller` prints it first",
         }
     }
 }
@@ -103,6 +114,20 @@ impl Asked {
             }
         }
         Ok(Self { head, remarks })
+    }
+
+    /// Adds the key of a caller, which is the first line of `input`.
+    ///
+    /// # Errors
+    ///
+    /// There is no line, or its text cannot be a field value.
+    pub(super) fn add_key(&mut self, input: impl BufRead) -> Result<(), NoRequest> {
+        let mut line = Zeroizing::new(String::new());
+        input.take(MAX_KEY_LINE).read_line(&mut line).map_err(|_| NoRequest::Key)?;
+        let key = line.trim();
+        let value = secret_header_value(&[key]).ok().filter(|_| !key.is_empty()).ok_or(NoRequest::Key)?;
+        self.head.headers.insert(X_API_KEY, value);
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The facts of an explanation, and their form in JSON.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
@@ -9,6 +10,8 @@ use serde_json::{Value, json};
 use super::asked::Asked;
 use crate::config;
 use crate::config::Config;
+use crate::config::model::fields::is_same_field;
+use crate::proxy::callers::{Identified, Unidentified, X_API_KEY};
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
 use crate::proxy::route::rules::Ruling;
@@ -19,6 +22,8 @@ pub(super) struct Report<'a> {
     pub(super) asked: &'a Asked,
     /// The names in the caller's certificate.
     pub(super) callers: &'a [String],
+    /// The address that the caller connects from, if it is given.
+    pub(super) address: Option<IpAddr>,
     pub(super) config: &'a Config,
     /// The route as configured, and as requests use it.
     pub(super) route: Option<(&'a config::Route, &'a Route)>,
@@ -40,6 +45,22 @@ impl Report<'_> {
         format!("{}{target}", forwarded.origin)
     }
 
+    /// The path and the query of the request; a query with a key becomes stars.
+    pub(super) fn target(&self) -> String {
+        let uri = &self.asked.head.uri;
+        if matches!(self.preview.caller, Some(Err(Unidentified::KeyInQuery))) {
+            return format!("{}?***", uri.path());
+        }
+        uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned()
+    }
+
+    /// The name of the configured caller, and whether the caller is proven.
+    pub(super) fn caller(&self) -> Option<(&str, bool)> {
+        let Identified { caller, is_proven } = self.preview.caller?.ok()?;
+        let configured = self.config.callers.get(caller.get())?;
+        Some((&configured.name, is_proven))
+    }
+
     /// The rule that decides, if the request comes to the rules.
     pub(super) fn rule(&self) -> Option<Rule> {
         let (kind, pattern) = match self.preview.ruling? {
@@ -58,6 +79,7 @@ impl Report<'_> {
         let required = self.config.server.required_header.as_ref();
         let is_secret = |name: &HeaderName, value: &HeaderValue| {
             let may_be = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name)
+                || is_same_field(name.as_str(), X_API_KEY.as_str())
                 || required.is_some_and(|required| required.name == name)
                 || self.route.is_some_and(|(route, _)| route.token_field.name == name);
             may_be && self.asked.head.headers.get_all(name).iter().any(|asked| asked == value)
@@ -83,6 +105,9 @@ impl Report<'_> {
     pub(super) fn never_forwarded(&self) -> Vec<String> {
         let Some((route, _)) = self.route else { return Vec::new() };
         let mut fields = vec!["authorization".to_owned()];
+        if self.config.callers.iter().any(|caller| !caller.keys.is_empty()) {
+            fields.push(X_API_KEY.to_string());
+        }
         let own = [route.token_field.name.as_str()].into_iter();
         let set = route.fields.set.iter().map(|(name, _)| name.as_str());
         for name in own.chain(route.fields.remove.iter().map(HeaderName::as_str)).chain(set) {
@@ -118,10 +143,12 @@ impl Report<'_> {
             "request": {
                 "method": head.method.as_str(),
                 "host": host,
-                "target": head.uri.path_and_query().map(http::uri::PathAndQuery::as_str),
+                "target": self.target(),
                 "callers": self.callers,
+                "address": self.address,
                 "remarks": self.asked.remarks,
             },
+            "caller": self.caller().map(|(name, is_proven)| json!({ "name": name, "proven": is_proven })),
             "route": self.route.map(|(route, used)| json!({
                 "name": used.name,
                 "host": route.host,

@@ -56,10 +56,10 @@ impl Report<'_> {
                 lines.stage("guard", "accepted");
                 let host = route.host.as_deref().unwrap_or("any");
                 lines.stage("route", format_args!("{} (host: {host}, path: {})", used.name, route.path));
-                if !route.callers.is_empty() {
-                    let is_admitted = used.admits(self.callers);
-                    let verdict = if is_admitted { "admitted" } else { "refused" };
-                    lines.stage("callers", format_args!("{verdict} (callers: {})", route.callers.join(", ")));
+                if !route.callers.is_everyone() {
+                    let proven = || self.caller().filter(|(_, is_proven)| *is_proven).map(|(name, _)| name);
+                    let verdict = if used.admits(self.callers, proven) { "admitted" } else { "refused" };
+                    lines.stage("callers", format_args!("{verdict} (callers: {})", route.callers));
                 }
                 self.rules(&mut lines);
             }
@@ -83,8 +83,7 @@ impl Report<'_> {
 
     fn request(&self, lines: &mut Lines) {
         let head = &self.asked.head;
-        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        lines.stage("request", format_args!("{} {target}", head.method));
+        lines.stage("request", format_args!("{} {}", head.method, self.target()));
         for (name, value) in self.shown(&head.headers) {
             lines.more(format_args!("{name}: {value}"));
         }
@@ -95,8 +94,20 @@ impl Report<'_> {
             [] => "none".to_owned(),
             names => names.join(", "),
         };
-        lines
-            .stage("caller", format_args!("from a network in server.allow_from; certificate names: {names}"));
+        let origin = match self.address {
+            Some(address) => format!("from {address}"),
+            None => "from a network in server.allow_from".to_owned(),
+        };
+        lines.stage("caller", format_args!("{origin}; certificate names: {names}"));
+        if self.preview.caller.is_some() {
+            lines.more(match self.caller() {
+                Some((name, true)) => format!("identified as [callers.{name}]"),
+                Some((name, false)) => {
+                    format!("counted as [callers.{name}], and not proven to be it: `callers` of a route requires proof")
+                }
+                None => "identified as none of [callers.NAME]".to_owned(),
+            });
+        }
     }
 
     fn rules(&self, lines: &mut Lines) {

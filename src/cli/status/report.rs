@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::admin::status::{Credential, Finding, Status, Time};
+use crate::admin::status::{Caller, Credential, Finding, Status, Time};
 use crate::admin::words::{ahead, counted, relative, span, under_way_for};
 use crate::peer_text::{printable, printable_within};
 
@@ -36,6 +36,7 @@ pub(super) const fn stage(status: &Status) -> &'static str {
     }
 }
 
+const CALLER_COLUMNS: [&str; 5] = ["CALLER", "REQUESTS", "REFUSED", "WAITING", "WEIGHT"];
 const COLUMNS: [&str; 5] = ["CREDENTIAL", "STATE", "REASON", "TOKEN", "NEXT"];
 
 impl Report {
@@ -49,6 +50,9 @@ impl Report {
             let _ = writeln!(text, "{}\n", self.paint(&line, Tone::Quiet));
         }
         self.credentials(&mut text, &status.credentials);
+        if !self.is_of_one && !status.callers.is_empty() {
+            self.callers(&mut text, &status.callers);
+        }
         for finding in &status.attention {
             self.finding(&mut text, finding);
         }
@@ -86,13 +90,41 @@ impl Report {
     }
 
     fn credentials(&self, text: &mut String, credentials: &[Credential]) {
-        let rows: Vec<[String; 5]> = credentials.iter().map(|one| self.row(one)).collect();
-        let width = |column: usize| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([COLUMNS[column].len()]).max().unwrap_or_default()
+        let row = |one: &Credential| {
+            let tone = match one.state.as_str() {
+                "valid" => Tone::Good,
+                "degraded" => Tone::Warning,
+                "unusable" => Tone::Bad,
+                _ => Tone::Quiet,
+            };
+            (self.row(one), Some(tone))
         };
-        let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-        let line = |cells: [&str; 5], tone: Option<Tone>| {
+        self.table(text, COLUMNS, &credentials.iter().map(row).collect::<Vec<_>>());
+    }
+
+    fn callers(&self, text: &mut String, callers: &[Caller]) {
+        let row = |one: &Caller| {
+            let counts = [one.requests, one.refused, one.waiting].map(|count| count.to_string());
+            let [requests, refused, waiting] = counts;
+            ([printable(&one.name), requests, refused, waiting, one.weight.to_string()], None)
+        };
+        text.push('\n');
+        self.table(text, CALLER_COLUMNS, &callers.iter().map(row).collect::<Vec<_>>());
+    }
+
+    /// A table, in whose rows the second cell may have a tone.
+    fn table<const N: usize>(
+        &self,
+        text: &mut String,
+        heads: [&str; N],
+        rows: &[([String; N], Option<Tone>)],
+    ) {
+        let width = |column: usize| {
+            let cells = rows.iter().map(|(row, _)| row[column].chars().count());
+            cells.chain([heads[column].len()]).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..N).map(width).collect();
+        let line = |cells: [&str; N], tone: Option<Tone>| {
             let mut line = String::new();
             for (column, cell) in cells.into_iter().enumerate() {
                 let padding = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
@@ -104,15 +136,9 @@ impl Report {
             }
             line.trim_end().to_owned()
         };
-        let _ = writeln!(text, "{}", self.paint(&line(COLUMNS, None), Tone::Quiet));
-        for (credential, row) in credentials.iter().zip(&rows) {
-            let tone = match credential.state.as_str() {
-                "valid" => Tone::Good,
-                "degraded" => Tone::Warning,
-                "unusable" => Tone::Bad,
-                _ => Tone::Quiet,
-            };
-            let _ = writeln!(text, "{}", line(row.each_ref().map(String::as_str), Some(tone)));
+        let _ = writeln!(text, "{}", self.paint(&line(heads, None), Tone::Quiet));
+        for (row, tone) in rows {
+            let _ = writeln!(text, "{}", line(row.each_ref().map(String::as_str), *tone));
         }
     }
 

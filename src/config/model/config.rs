@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::admin::{Admin, Health};
 use super::audit::Audit;
+use super::caller::Caller;
 use super::credential::Credential;
 use super::log::Log;
 use super::route::Route;
@@ -21,6 +22,8 @@ pub struct Config {
     pub health: Health,
     /// The admin listener.
     pub admin: Admin,
+    /// The applications that call, in the order of their names.
+    pub callers: Vec<Caller>,
     /// The store through which replicas share tokens; `None` without replicas.
     pub shared: Option<Shared>,
     /// The credentials, in the order of their names.

@@ -2,6 +2,7 @@
 
 pub(in crate::config) mod admin;
 pub(in crate::config) mod audit;
+pub mod caller;
 pub mod certificate;
 pub mod certificate_files;
 pub(in crate::config) mod classification;

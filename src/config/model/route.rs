@@ -1,5 +1,6 @@
 //! `[[routes]]`: requests, their upstream and their credential.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,8 +49,8 @@ pub struct Route {
     pub connect_timeout: Duration,
     /// Time between two pieces of the response body; `None` for no limit.
     pub read_timeout: Option<Duration>,
-    /// Certificate names of which a caller must have one; empty admits every caller.
-    pub callers: Vec<String>,
+    /// The callers that may use the route.
+    pub callers: Admitted,
     /// Header fields that tell the upstream about the caller.
     pub forwarded: Forwarded,
     /// Whether `Via` is sent to the upstream.
@@ -68,6 +69,30 @@ pub struct Route {
     pub body_rate: Option<u64>,
     /// Connection limits and circuit breaker.
     pub protection: Protection,
+}
+
+/// The callers that may use a route; every caller if there is none here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Names in client certificates.
+    pub certificates: Vec<String>,
+    /// Names of `[callers.NAME]`.
+    pub named: Vec<String>,
+}
+
+impl Admitted {
+    /// Whether every caller may use the route.
+    pub const fn is_everyone(&self) -> bool {
+        self.certificates.is_empty() && self.named.is_empty()
+    }
+}
+
+/// The names, for people.
+impl fmt::Display for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<&str> = self.named.iter().chain(&self.certificates).map(String::as_str).collect();
+        f.write_str(&all.join(", "))
+    }
 }
 
 /// Links of an API that become links to the proxy.

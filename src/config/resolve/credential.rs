@@ -178,7 +178,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn quota(&mut self, rate: Key<schema::Rate>) -> Quota {
+    pub(super) fn quota(&mut self, rate: Key<schema::Rate>) -> Quota {
         const EXAMPLE: &str = "such as { requests = 10, per = \"60s\" }";
         let Some(rate) = rate.into_usable() else { return DEFAULT_QUOTA };
         let place = rate.span();

@@ -8,7 +8,7 @@ mod api_discovery;
 mod assertion;
 mod audit;
 mod authorities;
-mod callers;
+mod caller_table;
 mod conflicts;
 mod credential;
 mod fallback;
@@ -19,6 +19,7 @@ mod login;
 mod network;
 mod own_address;
 pub(in crate::config) mod own_token;
+mod peers;
 mod placeholder;
 mod protection;
 mod provider;
@@ -80,6 +81,7 @@ pub(super) fn resolve(
         folder: folder.to_owned(),
         environment,
         asks_for_certificates: false,
+        caller_names: None,
         is_shared: false,
         state_dir: Key::Absent,
         state_files: BTreeMap::new(),
@@ -125,6 +127,8 @@ struct Resolver<'a> {
     environment: &'a Environment,
     /// Whether `client_ca` is set, usable or not.
     asks_for_certificates: bool,
+    /// The names of the callers; `None` if the section is unusable.
+    caller_names: Option<Vec<String>>,
     /// Whether replicas share tokens, or would if the section had no error.
     is_shared: bool,
     /// `server.state_dir`.
@@ -151,6 +155,8 @@ impl Resolver<'_> {
         self.listens("server.listen", server.listen.iter().cloned());
         self.listens("admin.listen", admin.as_ref().map(|admin| admin.listen.clone()));
         self.listens("health.listen", health.listen.clone());
+        let keys_in_clear = server.tls.is_none() && !server.listen.iter().all(Listen::is_local);
+        let callers = self.caller_table(file.callers, keys_in_clear);
         let log = self.log(schema::Log::of(file.log));
         let audit = self.audit(schema::Audit::of(file.audit), &log);
         let tracing = self.tracing(schema::Tracing::of(file.tracing));
@@ -167,6 +173,7 @@ impl Resolver<'_> {
             server,
             health,
             admin: admin?,
+            callers,
             shared,
             credentials,
             routes: routes?,

@@ -191,7 +191,7 @@ impl Resolver<'_> {
             timeout: self.positive(route.timeout, 60),
             connect_timeout: self.positive(route.connect_timeout, 5),
             read_timeout: Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero()),
-            callers: self.callers(route.callers),
+            callers: self.admitted(route.callers),
             forwarded: route.forwarded.or(Forwarded::None),
             via: route.via.or_default(),
             host_header: self.host_header(route.host_header),

@@ -189,7 +189,7 @@ mod tests {
                 "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\ncallers = [{names}]\n"
             );
             parse(&folder.path().join("proxy.toml"), text, &Environment::from(variables))
-                .map(|checked| checked.config.routes[0].callers.clone())
+                .map(|checked| checked.config.routes[0].callers.certificates.clone())
         };
 
         let good = "\"CN=a b\", \"DNS:Billing.Internal\", \"URI:spiffe://x/Y\", \
@@ -198,7 +198,7 @@ mod tests {
             callers(good).unwrap(),
             ["CN=a b", "DNS:billing.internal", "URI:spiffe://x/Y", "IP:192.0.2.1", "IP:2001:db8::7"]
         );
-        for wrong in ["", "billing", "CN=", "cn=billing", "DNS:", "O=Billing"] {
+        for wrong in ["", "billing desk", "CN=", "cn=billing", "DNS:", "O=Billing"] {
             let problems = callers(&format!("\"{wrong}\"")).unwrap_err();
             assert_eq!(problems.problems()[0].title, "not a name of a certificate", "{wrong}");
         }

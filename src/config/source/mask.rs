@@ -401,6 +401,7 @@ mod tests {
             [
                 ".server.required_header",
                 ".admin.token",
+                ".callers.key_hash",
                 ".shared.url",
                 ".shared.password",
                 ".shared.key",

@@ -85,6 +85,11 @@ impl Printer<'_> {
                 );
             }
         }
+        for caller in &config.callers {
+            let written = table(&["callers", &caller.name]).unwrap_or(&empty);
+            let header = format!("[callers.{}]", key_text(&caller.name));
+            self.section(&header, "callers", shape(&["callers", &caller.name]), written, Of::Whole(config));
+        }
         if config.shared.is_some() {
             let written = table(&["shared"]).unwrap_or(&empty);
             self.section("[shared]", "shared", shape(&["shared"]), written, Of::Whole(config));

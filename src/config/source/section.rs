@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::problem::Problem;
 use super::reader::{Table, UnknownKey};
 use super::schema::{
-    Admin, Audit, Credential, File, Health, Limits, Log, Route, Server, Shared, Tls, Tracing, Webhook,
+    Admin, Audit, Caller, Credential, File, Health, Limits, Log, Route, Server, Shared, Tls, Tracing, Webhook,
 };
 use super::synonyms::{meant_key, synonym};
 
@@ -19,6 +19,7 @@ pub enum Section {
     Limits,
     Health,
     Admin,
+    Caller,
     Shared,
     Credential,
     Route,
@@ -30,13 +31,14 @@ pub enum Section {
 
 impl Section {
     /// Every section.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Root,
         Self::Server,
         Self::Tls,
         Self::Limits,
         Self::Health,
         Self::Admin,
+        Self::Caller,
         Self::Shared,
         Self::Credential,
         Self::Route,
@@ -55,6 +57,7 @@ impl Section {
             Self::Limits => "[server.limits]",
             Self::Health => "[health]",
             Self::Admin => "[admin]",
+            Self::Caller => "[callers.NAME]",
             Self::Shared => "[shared]",
             Self::Credential => "[credentials.NAME]",
             Self::Route => "[[routes]]",
@@ -74,6 +77,7 @@ impl Section {
             Self::Limits => Limits::KEYS,
             Self::Health => Health::KEYS,
             Self::Admin => Admin::KEYS,
+            Self::Caller => Caller::KEYS,
             Self::Shared => Shared::KEYS,
             Self::Credential => Credential::KEYS,
             Self::Route => Route::KEYS,
@@ -87,7 +91,7 @@ impl Section {
     /// Keys that are reserved for a later version. The daemon refuses them: ignoring one would be dangerous.
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
-            Self::Root => &["callers", "pools"],
+            Self::Root => &["pools"],
             _ => &[],
         }
     }
@@ -113,7 +117,9 @@ pub(super) fn unknown_key(UnknownKey { known, path, key, place }: UnknownKey) ->
     let section = Section::ALL.into_iter().find(|section| section.keys() == known);
     let (table, help) = match section {
         Some(section) if section.planned().contains(&key.as_str()) => return not_supported(&key, place),
-        Some(section @ (Section::Credential | Section::Tls)) => (format!("[{path}]"), section.hint(&key)),
+        Some(section @ (Section::Caller | Section::Credential | Section::Tls)) => {
+            (format!("[{path}]"), section.hint(&key))
+        }
         Some(section) => (section.header().to_owned(), section.hint(&key)),
         None => (format!("`{path}`"), {
             let keys = || format!("the keys of `{path}` are: {}", known.join(", "));

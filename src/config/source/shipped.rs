@@ -27,8 +27,10 @@ pub const EXAMPLES: [&str; 13] = [
     "#body_rate = \"0\"",
 ];
 
-/// Keys whose line in an example shows the default. They have a meaning with some grants only.
-const DEFAULTS_IN_EXAMPLES: [&str; 4] = [
+/// Keys whose line in an example shows the default.
+const DEFAULTS_IN_EXAMPLES: [&str; 6] = [
+    "callers.weight",
+    "callers.quota",
     "credentials.max_rotations",
     "credentials.state_key_previous",
     "credentials.redirect_uri",
@@ -36,7 +38,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 4] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 51] = [
+const DESCRIPTIONS: [(&str, &str); 55] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
@@ -54,6 +56,18 @@ const DESCRIPTIONS: [(&str, &str); 51] = [
         "admin.tls.client_ca",
         "PEM file with the certificate authorities of client certificates; if set, clients must present a certificate.",
     ),
+    (
+        "callers",
+        "The applications that call, by name, and what identifies each. Once there is a caller, requests of none get \
+         `caller_unknown`, unless there is [callers.other].",
+    ),
+    (
+        "callers.networks",
+        "Networks of the application; of networks within each other, the smallest counts. Behind `server.trusted_proxies`, \
+         the address that the proxy names counts, for the log, metrics and budgets alone.",
+    ),
+    ("callers.quota.requests", "The number of requests."),
+    ("callers.quota.per", "The time in which so many requests may be sent."),
     ("shared", "The store through which replicas share tokens: Redis or Valkey."),
     ("credentials", "Identities by name, and how they get tokens."),
     ("routes", "Which requests go to which API, with which credential."),
@@ -125,7 +139,7 @@ const DESCRIPTIONS: [(&str, &str); 51] = [
 /// A key of the file.
 #[derive(Debug)]
 pub(in crate::config) struct ShippedKey {
-    /// The path without the name of a credential, such as `credentials.client_id`.
+    /// The path without the name of a caller or a credential, such as `credentials.client_id`.
     pub(in crate::config) path: String,
     /// The comment about the key.
     pub(in crate::config) comment: Vec<String>,
@@ -145,8 +159,10 @@ pub(in crate::config) fn keys() -> Vec<ShippedKey> {
         let bare = line.strip_prefix('#').unwrap_or(line);
         if let Some(header) = bare.strip_prefix('[') {
             let path = header.trim_matches(['[', ']']);
-            section =
-                if path.starts_with("credentials.") { "credentials".to_owned() } else { path.to_owned() };
+            let named = ["callers", "credentials"]
+                .into_iter()
+                .find(|section| path.strip_prefix(section).is_some_and(|name| name.starts_with('.')));
+            section = named.unwrap_or(path).to_owned();
             is_example = line.starts_with('#');
             // The comment above an example describes its keys.
             if !is_example {

@@ -25,7 +25,9 @@ const SYNONYMS: &[(&[&str], &[&str])] = &[
     (&["subject"], &["sub", "subject_token"]),
     (&["algorithm", "signing_algorithm"], &["alg"]),
     (&["key_id"], &["kid"]),
-    (&["key"], &["key", "private_key", "client_key", "state_key"]),
+    (&["key"], &["key", "private_key", "client_key", "state_key", "key_hash"]),
+    (&["keys", "api_keys", "hash", "key_hashes", "api_key_hash"], &["key_hash"]),
+    (&["cidr", "cidrs", "ip", "ips", "subnets", "source_ips"], &["networks"]),
     (&["private_key"], &["private_key", "key", "client_key", "assertion"]),
     (&["tls_key", "ssl_key", "ssl_certificate_key", "key_file", "keyfile"], &["private_key", "client_key"]),
     (
@@ -86,7 +88,7 @@ const SYNONYMS: &[(&[&str], &[&str])] = &[
     (&["log_level", "loglevel", "verbosity"], &["level"]),
     (&["log_format"], &["format"]),
     (&["access_log"], &["access"]),
-    (&["admin_token", "api_key", "bearer_token"], &["token"]),
+    (&["admin_token", "api_key", "bearer_token"], &["token", "key_hash"]),
     (&["auto_reload", "hot_reload", "reload"], &["watch"]),
 ];
 

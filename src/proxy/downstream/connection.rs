@@ -19,8 +19,9 @@ use super::io::{ClientIo, MAX_BUFFER};
 use super::protocol::End;
 use super::request_body::ClientBody;
 use super::serve::{Answer, Downstream, Serve};
-use super::state::{ClientConnection, until_ended};
+use super::state::ClientConnection;
 use super::stream::SharedStream;
+use super::until_ended::until_ended;
 use super::upgrade::{Upgrade, UpgradeSlot};
 use crate::config::{HalfClosed, HeaderCase, Http1Options};
 

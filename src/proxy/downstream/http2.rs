@@ -16,7 +16,8 @@ use super::http2_stream;
 use super::io::{ClientIo, MAX_BUFFER};
 use super::protocol::{End, LINGERING_CLOSE_TIMEOUT};
 use super::serve::Serve;
-use super::state::{ClientConnection, until_ended};
+use super::state::ClientConnection;
+use super::until_ended::until_ended;
 use crate::config::Limits;
 use crate::proxy::body::unread;
 

@@ -15,5 +15,6 @@ mod since;
 pub mod state;
 pub mod stream;
 pub(in crate::proxy) mod tls;
+mod until_ended;
 pub mod upgrade;
 pub(in crate::proxy) mod wrong_protocol;

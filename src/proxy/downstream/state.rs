@@ -5,9 +5,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::Response;
@@ -22,6 +20,7 @@ use super::stream::{Noticed, StreamObserver};
 use super::wrong_protocol::{Spoken, WrongProtocolLog};
 use crate::config::{HalfClosed, Limits};
 use crate::proxy::body::unread::UnreadBodies;
+use crate::proxy::callers::OfConnection;
 use crate::proxy::error::ProxyError;
 use crate::proxy::peer::Peer;
 use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel};
@@ -36,6 +35,8 @@ pub struct ClientConnection {
     pub peer: Cell<Peer>,
     /// The names in the client certificate, empty without one; set once TLS is negotiated.
     certificate_names: OnceCell<Vec<String>>,
+    /// The configured callers by certificate and address; `None` until a request needs them.
+    callers: Cell<Option<OfConnection>>,
     /// The time of the worker's last sweep.
     clock: Rc<Cell<Instant>>,
     pub(in crate::proxy) protocol: Cell<Protocol>,
@@ -91,6 +92,7 @@ impl ClientConnection {
         Rc::new(Self {
             peer: Cell::new(peer),
             certificate_names: OnceCell::new(),
+            callers: Cell::new(None),
             clock,
             protocol: Cell::new(Protocol::Silent),
             since: Since::default(),
@@ -146,6 +148,23 @@ impl ClientConnection {
     /// The names in the client's certificate; none without a certificate.
     pub fn names(&self) -> &[String] {
         self.certificate_names.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The peer is judged by another configuration.
+    pub fn judged(&self, peer: Peer) {
+        self.peer.set(peer);
+        self.callers.set(None);
+    }
+
+    /// The callers by certificate and address: what `look_up` has made of the names in the certificate, once for each
+    /// configuration.
+    pub fn identified(&self, look_up: impl FnOnce(&[String]) -> OfConnection) -> OfConnection {
+        if let Some(known) = self.callers.get() {
+            return known;
+        }
+        let found = look_up(self.names());
+        self.callers.set(Some(found));
+        found
     }
 
     /// The first bytes are those of HTTP/1, whose responses the connection's one task writes.
@@ -382,24 +401,4 @@ impl ClientConnection {
         self.protocol.set(protocol);
         self.since.begin();
     }
-}
-
-/// Runs a future unless the connection is to end first.
-///
-/// A graceful end leaves the future running: a request may be on its way, and the sweep bounds the wait for it.
-pub(in crate::proxy) async fn until_ended<T>(
-    client: &ClientConnection,
-    future: impl Future<Output = T>,
-) -> Result<T, End> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(outcome));
-        }
-        match client.wanted_end() {
-            None | Some(End::Gracefully) => Poll::Pending,
-            Some(end) => Poll::Ready(Err(end)),
-        }
-    })
-    .await
 }

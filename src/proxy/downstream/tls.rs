@@ -15,8 +15,9 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
 use super::io::{ClientIo, TLS_HANDSHAKE};
-use super::state::{ClientConnection, until_ended};
+use super::state::ClientConnection;
 use super::stream::{ClientStream, Noticed, SharedStream};
+use super::until_ended::until_ended;
 use super::wrong_protocol::Spoken;
 use crate::config::model::certificate;
 use crate::proxy::error::ProxyError;

@@ -30,9 +30,12 @@ pub enum ProxyError {
     /// No network in `allow_from` has the caller's address.
     #[error("the caller's address is not allowed")]
     CallerNotAllowed,
-    /// The caller's certificate has none of the names that the route requires.
-    #[error("the caller's certificate is not allowed")]
-    CertificateNotAllowed,
+    /// The route requires other callers.
+    #[error("the caller is not allowed on the route")]
+    CallerNotAdmitted,
+    /// Callers are configured, and the request is of none of them.
+    #[error("the caller is none of the configured ones")]
+    CallerUnknown,
     /// `Host` names no host of the proxy.
     #[error("the host is none of ours")]
     HostNotAllowed,
@@ -141,6 +144,7 @@ impl ProxyError {
         "body_too_large",
         "browser_request",
         "caller_not_allowed",
+        "caller_unknown",
         "client_rejected",
         "draining",
         "expectation_failed",
@@ -198,9 +202,10 @@ impl ProxyError {
             ProxyInternalResponse, ProxyLoopDetected,
         };
         let (status, code, title, proxy_status) = match self {
-            Self::CallerNotAllowed | Self::CertificateNotAllowed => {
+            Self::CallerNotAllowed | Self::CallerNotAdmitted => {
                 (403, "caller_not_allowed", "Caller not allowed", HttpRequestDenied)
             }
+            Self::CallerUnknown => (403, "caller_unknown", "Caller unknown", HttpRequestDenied),
             Self::HostNotAllowed => (421, "host_not_allowed", "Host not allowed", HttpRequestDenied),
             Self::BrowserRequest => (403, "browser_request", "Cross-site browser request", HttpRequestDenied),
             Self::HeaderRequired(_) => (403, "header_required", "Required header missing", HttpRequestDenied),
@@ -272,8 +277,13 @@ impl ProxyError {
     pub fn detail(&self) -> String {
         let text = match self {
             Self::CallerNotAllowed => "No network in server.allow_from contains the client's address.",
-            Self::CertificateNotAllowed => {
-                "The route's `callers` contains no name of the client's certificate."
+            Self::CallerNotAdmitted => {
+                "The route's `callers` contains neither a name of the client's certificate nor the caller that it is \
+                 proven to be by a key, a certificate or its own address."
+            }
+            Self::CallerUnknown => {
+                "No [callers.NAME] has the client's key (X-Api-Key, or the password of Basic), a name of its certificate \
+                 or its address, and there is no [callers.other]."
             }
             Self::HostNotAllowed => {
                 "server.hosts does not contain the Host of the request. Use a host name from that list."
@@ -424,7 +434,8 @@ mod tests {
     fn every_failure_has_its_documented_answer() {
         let table: Vec<(ProxyError, u16, &str)> = vec![
             (ProxyError::CallerNotAllowed, 403, "caller_not_allowed"),
-            (ProxyError::CertificateNotAllowed, 403, "caller_not_allowed"),
+            (ProxyError::CallerNotAdmitted, 403, "caller_not_allowed"),
+            (ProxyError::CallerUnknown, 403, "caller_unknown"),
             (ProxyError::HostNotAllowed, 421, "host_not_allowed"),
             (ProxyError::BrowserRequest, 403, "browser_request"),
             (ProxyError::HeaderRequired(HeaderName::from_static("x-a")), 403, "header_required"),

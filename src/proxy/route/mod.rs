@@ -23,7 +23,7 @@ use self::rules::Rules;
 use super::auth::rejection_hold::RejectionHold;
 use super::message::field_rules::FieldRules;
 use super::upstream::{Destination, Upstream};
-use crate::config::{self, Forwarded, Retry429, RewrittenLinks, TokenScheme};
+use crate::config::{self, Admitted, Forwarded, Retry429, RewrittenLinks, TokenScheme};
 use crate::token::{AccessToken, Demanded, Generation, TokenSource};
 
 /// A route as requests use it.
@@ -67,8 +67,8 @@ pub struct Route {
     pub login_stub: Vec<String>,
     /// The scopes in the synthetic response to a login that asks for none, separated by blanks.
     pub login_scopes: String,
-    /// Certificate names, one of which a caller must have; empty for any caller.
-    pub callers: Vec<String>,
+    /// The callers that may use the route.
+    pub callers: Admitted,
     /// The fields that tell the upstream of the caller.
     pub forwarded: Forwarded,
     /// Whether cookies of the API become cookies of the proxy.
@@ -168,9 +168,13 @@ impl Route {
         source.previous().filter(|token| self.hold.has_accepted(token.generation()))
     }
 
-    /// Whether a caller whose certificate has these names may use the route.
-    pub fn admits(&self, names: &[String]) -> bool {
-        self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
+    /// Whether a caller may use the route whose certificate has these names, and that is `proven` to be the configured one of
+    /// this name.
+    pub fn admits<'n>(&self, names: &[String], proven: impl FnOnce() -> Option<&'n str>) -> bool {
+        let Admitted { certificates, named } = &self.callers;
+        self.callers.is_everyone()
+            || names.iter().any(|name| certificates.contains(name))
+            || (!named.is_empty() && proven().is_some_and(|name| named.iter().any(|own| own == name)))
     }
 
     /// Whether a request is an OAuth login for the stub. Ignores case, empty segments and the stripped prefix: a login
@@ -342,7 +346,7 @@ mod tests {
             read_timeout: None,
             login_stub: Vec::new(),
             login_scopes: String::new(),
-            callers: Vec::new(),
+            callers: Admitted::default(),
             forwarded: Forwarded::None,
             token_scheme: TokenScheme::default(),
             host: None,
@@ -441,16 +445,21 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_needs_one_of_the_certificate_names() {
+    fn a_caller_needs_one_of_the_certificate_names_or_to_be_proven_one_of_the_named() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let mut route = route("r");
-        assert!(route.admits(&[]) && route.admits(&names(&["CN=x"])));
-        route.callers = names(&["CN=billing", "DNS:billing.internal"]);
+        let admits = |route: &Route, others: &[&str], proven| route.admits(&names(others), || proven);
+        assert!(admits(&route, &[], None) && admits(&route, &["CN=x"], Some("crm")));
+        route.callers.certificates = names(&["CN=billing", "DNS:billing.internal"]);
 
-        assert!(route.admits(&names(&["CN=x", "DNS:billing.internal"])));
+        assert!(admits(&route, &["CN=x", "DNS:billing.internal"], None));
         for others in [&[][..], &["CN=Billing"], &["CN=billing2"], &["DNS:billing"], &["CN=billing, CN=x"]] {
-            assert!(!route.admits(&names(others)), "{others:?}");
+            assert!(!admits(&route, others, Some("billing")), "{others:?}");
         }
+
+        route.callers.named = names(&["billing", "crm"]);
+        assert!(admits(&route, &[], Some("crm")) && admits(&route, &["CN=billing"], None));
+        assert!(!admits(&route, &["CN=x"], Some("desk")) && !admits(&route, &[], None));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 
 use super::settings::ServiceSettings;
+use crate::proxy::callers::{Identified, Unidentified};
 use crate::proxy::downstream::http2_stream::head_size;
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
@@ -13,7 +14,7 @@ use crate::proxy::route::guard::{Present, Target};
 
 impl ServiceSettings {
     /// Checks a request, in whose head these fields are `present`, and finds its route. The caller's address is allowed or
-    /// not, and its certificate has these names.
+    /// not, its certificate has these names, and it is this one where callers are configured.
     ///
     /// # Errors
     ///
@@ -24,6 +25,7 @@ impl ServiceSettings {
         present: Present,
         is_allowed: bool,
         names: &[String],
+        caller: Option<Result<Identified, Unidentified>>,
     ) -> Result<(Target<'r>, &Route), ProxyError> {
         if !is_allowed {
             return Err(ProxyError::CallerNotAllowed);
@@ -31,10 +33,12 @@ impl ServiceSettings {
         if head.version == Version::HTTP_2 && head_size(head) > self.limits.header_bytes {
             return Err(ProxyError::HeaderTooLarge);
         }
+        let caller = caller.transpose()?.filter(|caller| caller.is_proven);
         let target = guard::vet(head, present, &self.policy)?;
         let route = self.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
-        if !route.admits(names) {
-            return Err(ProxyError::CertificateNotAllowed);
+        let name = || Some(self.callers.as_ref()?.name(caller?.caller));
+        if !route.admits(names, name) {
+            return Err(ProxyError::CallerNotAdmitted);
         }
         guard::check_fields(&head.headers, &target, &route.fields)?;
         if let Some(limit) = self.body_limits.body_bytes {

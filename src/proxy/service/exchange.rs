@@ -13,11 +13,12 @@ use http::{Method, Request, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::access_log;
-use super::outcome::{Finished, Outcome, RouteLabels, Stopwatch};
+use super::outcome::{CallerLabels, Finished, Outcome, RouteLabels, Stopwatch};
 use super::trace::RequestSpan;
 use crate::config::Sampling;
 use crate::http::{RequestId, TraceContext};
 use crate::proxy::auth::authorize::{Authorization, TokenWait};
+use crate::proxy::callers::{Identified, Unidentified};
 use crate::proxy::downstream::progress::{Progress, Side};
 use crate::proxy::downstream::protocol::End;
 use crate::proxy::downstream::state::ClientConnection;
@@ -47,6 +48,8 @@ pub struct Exchange {
     pub trace: Option<TraceContext>,
     /// The time that the request may wait for tokens.
     pub token_wait: TokenWait,
+    /// The configured caller; `None` where none is configured.
+    pub identity: Option<Identity>,
     /// The client's address according to a trusted proxy.
     client_address: Option<IpAddr>,
     started: Instant,
@@ -60,6 +63,15 @@ pub struct Exchange {
     /// The span of the request; `None` without traces.
     span: Option<Box<RequestSpan>>,
     pub(super) outcome: Outcome,
+}
+
+/// Which of the configured callers sent a request.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The caller, or why there is none.
+    pub caller: Result<Identified, Unidentified>,
+    /// Its name and its counts.
+    pub labels: Rc<CallerLabels>,
 }
 
 /// What an exchange needs to know of the configuration.
@@ -99,6 +111,7 @@ impl Exchange {
             },
             trace: if present.has_trace() { TraceContext::of(request.headers()) } else { None },
             token_wait: TokenWait::new(settings.token_wait),
+            identity: None,
             client_address,
             started: Instant::now(),
             method: request.method().clone(),
@@ -110,6 +123,17 @@ impl Exchange {
             span: None,
             outcome: Outcome::default(),
         })
+    }
+
+    /// The client's address according to a trusted proxy.
+    pub const fn forwarded_address(&self) -> Option<IpAddr> {
+        self.client_address
+    }
+
+    /// The caller's name: the configured one, else the first in its certificate.
+    pub fn caller_name(&self) -> Option<&str> {
+        let configured = self.identity.as_ref().and_then(|identity| identity.labels.name.as_deref());
+        configured.or_else(|| self.caller.names().first().map(String::as_str))
     }
 
     /// The client's address: according to a trusted proxy, else the peer's. `None` for a Unix socket.
@@ -218,7 +242,8 @@ impl Drop for Exchange {
         let finished = Finished {
             request_id: &self.request_id,
             trace_id: span.as_ref().map(|span| span.trace_id()).or(callers),
-            caller: self.caller.names().first().map(String::as_str),
+            caller: self.caller_name(),
+            caller_labels: self.identity.as_ref().map(|identity| &*identity.labels),
             client_address: self.origin(),
             method: &self.method,
             target: self.target.as_ref(),

@@ -59,6 +59,9 @@ impl Service {
         let negotiated =
             Negotiated { version: head.version, wants_trailers, is_tls, proxy_origin, handshake };
 
+        if let Some(callers) = &self.shared.callers {
+            callers.remove_key(&mut head.headers, fields.has_odd_name());
+        }
         let fields_for_upstream = ForwardedFields::of(route.forwarded, head, client_address, is_tls);
         let host = match &route.host {
             Some(host) => host.value.clone(),

@@ -10,6 +10,7 @@ pub(in crate::proxy) mod drain;
 pub mod exchange;
 mod head;
 pub mod header_cache;
+mod known_callers;
 mod login_stub;
 pub mod outcome;
 pub mod preview;
@@ -35,6 +36,7 @@ use self::context::{KeptHead, RequestContext, TokenChoice};
 use self::drain::unless_cut;
 use self::exchange::{Exchange, ExchangeSettings};
 use self::header_cache::HeaderCache;
+use self::known_callers::KnownCallers;
 use self::outcome::RouteLabels;
 use self::received::Received;
 use self::refusals::Refusals;
@@ -67,6 +69,8 @@ pub struct Service {
     pub(super) pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>,
     /// In the order of [`Route::index`](super::route::Route::index).
     labels: Vec<Rc<RouteLabels>>,
+    /// The configured callers; `None` without any.
+    callers: Option<KnownCallers>,
     pub(super) meter: Rc<Meter>,
 }
 
@@ -91,8 +95,10 @@ impl Service {
         let (via, loop_mark) = (Via::new(&shared.instance), LoopMark::new(&shared.instance));
         let labels = shared.table.routes().iter().map(|route| Rc::new(RouteLabels::of(route, &meter)));
         let labels = labels.collect();
+        let callers = shared.callers.as_ref().map(|callers| KnownCallers::new(Arc::clone(callers), &meter));
         let refusals = Refusals::new(shared.refused.clone());
-        Self { via, loop_mark, header_cache: HeaderCache::default(), refusals, shared, pools, labels, meter }
+        let header_cache = HeaderCache::default();
+        Self { via, loop_mark, header_cache, refusals, shared, pools, labels, callers, meter }
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
@@ -110,6 +116,9 @@ impl Service {
         let (caller, responding) = (Rc::clone(&connection), Rc::clone(&progress));
         let mut exchange =
             Exchange::begin(&request, present, caller, responding, client_address, settings, &self.meter);
+        if let Some(callers) = &self.callers {
+            callers.identify(&request, &mut exchange);
+        }
         let (mut head, body) = request.into_parts();
         if let Some(spans) = &self.shared.spans {
             exchange.begin_span(spans, &mut head);
@@ -149,8 +158,10 @@ impl Service {
         if self.shared.audit_gate.as_ref().is_some_and(AuditGate::is_closed) {
             return Err(ProxyError::AuditUnavailable);
         }
-        let (peer, names) = (exchange.caller.peer.get(), exchange.caller.names());
-        let (target, route) = self.shared.admit(&head, present, peer.is_allowed, names)?;
+        let peer = exchange.caller.peer.get();
+        let caller = exchange.identity.as_ref().map(|identity| identity.caller);
+        let (target, route) =
+            self.shared.admit(&head, present, peer.is_allowed, exchange.caller.names(), caller)?;
         request_body.limit_pace(route.body_timeout, route.body_rate);
         exchange.routed(&self.labels[route.index]);
         exchange.progress.begin(route.read_timeout);

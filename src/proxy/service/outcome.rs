@@ -13,6 +13,7 @@ use crate::http::{RequestId, TraceId};
 use crate::proxy::auth::authorize::Authorization;
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Upstream;
+use crate::telemetry::metrics::callers::CallerMeter;
 use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel, RouteMeter};
 pub use crate::telemetry::metrics::traffic::{Retry as RetryCause, Unauthorized};
 use crate::token::{Fingerprint, Generation, TokenSource};
@@ -98,6 +99,15 @@ impl RouteLabels {
     }
 }
 
+/// A configured caller, for operators. Each worker has its own, as of [`RouteLabels`].
+#[derive(Debug)]
+pub struct CallerLabels {
+    /// The configured name; `None` for requests of no caller.
+    pub name: Option<String>,
+    /// Counts the requests of the caller.
+    pub meter: CallerMeter,
+}
+
 /// A time that is measured in parts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stopwatch {
@@ -133,6 +143,8 @@ pub struct Finished<'a> {
     pub trace_id: Option<TraceId>,
     /// The caller's name.
     pub caller: Option<&'a str>,
+    /// The counts of the configured caller; `None` where none is configured.
+    pub caller_labels: Option<&'a CallerLabels>,
     /// The caller's address; `None` for a Unix socket.
     pub client_address: Option<IpAddr>,
     /// The method.
@@ -156,6 +168,9 @@ impl Finished<'_> {
     pub fn count(&self, meter: &Meter) {
         let Outcome { status, code, attempts, retries, unauthorized, .. } = self.outcome;
         let status = status.map_or(0, |status| status.as_u16());
+        if let Some(caller) = self.caller_labels {
+            caller.meter.answered(status, code.is_some() && (400..500).contains(&status));
+        }
         let key = Key { method: MethodLabel::of(self.method), status, code: *code };
         let Some(RouteLabels { meter: route, .. }) = self.labels else {
             return meter.refused(key, self.duration);

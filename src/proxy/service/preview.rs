@@ -11,7 +11,10 @@ use super::received::Received;
 use super::retry::RetryBudget;
 use super::settings::ServiceSettings;
 use crate::http::{RequestId, TraceContext};
+use crate::proxy::callers::{CallerIndex, Identified, Unidentified};
 use crate::proxy::error::ProxyError;
+use crate::proxy::message::forwarded::client_address;
+use crate::proxy::peer::Peer;
 use crate::proxy::route::Route;
 use crate::proxy::route::guard;
 use crate::proxy::route::guard::Present;
@@ -22,9 +25,22 @@ use crate::proxy::upstream::connect::{Connect, Connecting};
 /// The authority of an upstream that is not discovered yet.
 const UNDISCOVERED: &str = "<address-of-the-api>";
 
+/// The caller of a request, as far as the request does not tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Assumed<'a> {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// The names in the client certificate.
+    pub names: &'a [String],
+    /// The configured caller, proven.
+    pub caller: Option<CallerIndex>,
+}
+
 /// The way of a request, as far as it goes.
 #[derive(Debug)]
 pub struct Preview<'s> {
+    /// The caller, or why there is none; `None` where no caller is configured.
+    pub caller: Option<Result<Identified, Unidentified>>,
     /// The route, if the request has one.
     pub route: Option<&'s Route>,
     /// The rule that decides, if the request comes to the rules.
@@ -71,21 +87,22 @@ impl Previews {
         &self.0.shared
     }
 
-    /// Previews a request without a body, from an allowed address, with these names in the caller's certificate.
-    /// `token` is shown in the place of the token.
-    pub fn preview(&self, mut head: Parts, is_tls: bool, names: &[String], token: &str) -> Preview<'_> {
+    /// Previews a request without a body. `token` is shown in the place of the token.
+    pub fn preview(&self, mut head: Parts, is_tls: bool, assumed: Assumed<'_>, token: &str) -> Preview<'_> {
         let settings = &*self.0.shared;
         let present = Present::among(&head.headers);
-        let (target, route) = match settings.admit(&head, present, true, names) {
+        let caller = self.caller(&head, assumed);
+        let Assumed { peer, names, .. } = assumed;
+        let (target, route) = match settings.admit(&head, present, peer.is_allowed, names, caller) {
             Ok(admitted) => admitted,
             Err(error) => {
                 let target = guard::vet(&head, present, &settings.policy).ok();
                 let route = target.and_then(|target| settings.table.route(&target));
-                return Preview { route, ruling: None, outcome: Outcome::Refused(error) };
+                return Preview { caller, route, ruling: None, outcome: Outcome::Refused(error) };
             }
         };
         if route.is_login(&head.method, target.path) {
-            return Preview { route: Some(route), ruling: None, outcome: Outcome::LoginAnswered };
+            return Preview { caller, route: Some(route), ruling: None, outcome: Outcome::LoginAnswered };
         }
         let ruling = route.rules.ruling(&head.method, &target, &route.prefix);
         // The daemon makes an identifier for a request without one.
@@ -109,7 +126,22 @@ impl Previews {
             }
             Err(error) => Outcome::Refused(error),
         };
-        Preview { route: Some(route), ruling: Some(ruling), outcome }
+        Preview { caller, route: Some(route), ruling: Some(ruling), outcome }
+    }
+
+    /// The caller of a request.
+    fn caller(&self, head: &Parts, assumed: Assumed<'_>) -> Option<Result<Identified, Unidentified>> {
+        let ServiceSettings { callers, networks, .. } = &*self.0.shared;
+        let callers = callers.as_ref()?;
+        let Assumed { peer, names, caller } = assumed;
+        let connection = callers.of_connection(names, &peer);
+        let forwarded = client_address(&peer, &head.headers, &networks.trusted_proxies);
+        let found = callers.identify(&head.headers, head.uri.query(), connection, forwarded);
+        let named = caller.map(|caller| Identified { caller, is_proven: true });
+        Some(match (found, named) {
+            (Ok(_) | Err(Unidentified::Unknown), Some(named)) => Ok(named),
+            (found, _) => found,
+        })
     }
 
     /// Rewrites the head; returns the origin, and whether the request is sent again in the two cases.

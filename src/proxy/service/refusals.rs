@@ -29,7 +29,7 @@ impl Refusals {
             return;
         }
         let mut counts = self.counts.borrow_mut();
-        let caller = exchange.caller.names().first().map(|name| name.as_str().into());
+        let caller = exchange.caller_name().map(Box::from);
         let refused = Refused { address: exchange.origin(), caller, code: error.code() };
         let is_told_apart = counts.len() < MAX_CALLERS || counts.contains_key(&refused);
         let refused =

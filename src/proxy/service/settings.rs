@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::config::{Config, Http1Options, Limits, Sampling};
 use crate::proxy::body::replay::BodyLimits;
+use crate::proxy::callers::Callers;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
 use crate::proxy::route::Table;
@@ -21,6 +22,8 @@ pub struct ServiceSettings {
     pub policy: Policy,
     /// The allowed networks, and those of trusted proxies.
     pub networks: Networks,
+    /// The configured callers; `None` without any.
+    pub callers: Option<Arc<Callers>>,
     /// The routing table.
     pub table: Table,
     /// The pseudonym of this daemon in `CDN-Loop` and `Via`.
@@ -54,6 +57,7 @@ impl ServiceSettings {
         Self {
             policy: Policy::new(&config.server, &instance),
             networks: Networks::of(&config.server),
+            callers: Callers::new(&config.callers).map(Arc::new),
             table,
             instance,
             limits: Arc::new(limits.clone()),
@@ -89,7 +93,8 @@ impl ServiceSettings {
         self.token_waiters = Arc::clone(&before.token_waiters);
         self.body_limits.budget = Arc::clone(&before.body_limits.budget);
         self.traffic = Arc::clone(&before.traffic);
-        self.traffic.keep_only(self.table.routes().iter().map(|route| route.name.as_str()));
+        let callers = self.callers.as_ref().map_or(&[][..], |callers| callers.names());
+        self.traffic.keep_only(self.table.routes().iter().map(|route| route.name.as_str()), callers);
         self.spans.clone_from(&before.spans);
         self
     }

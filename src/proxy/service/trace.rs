@@ -205,6 +205,9 @@ impl RequestSpan {
         };
         attributes.push(("network.protocol.version", version.into()));
         describe_token(&mut attributes, labels, outcome.generation);
+        if let Some(caller) = finished.caller_labels.and_then(|caller| caller.name.as_deref()) {
+            attributes.push(("bearerd.caller", Value::text(caller)));
+        }
         attributes.push(("bearerd.request_id", Value::text(finished.request_id.as_str())));
         if let Some(unauthorized) = outcome.unauthorized {
             attributes.push(("bearerd.unauthorized", unauthorized.as_str().into()));

@@ -113,7 +113,7 @@ impl Snapshot {
     /// Judges a connection's peer by the configuration in force. If its listening socket is closed, it ends gracefully.
     pub fn judge(&self, client: &ClientConnection) {
         let peer = self.service().shared.networks.judge_again(client.peer.get());
-        client.peer.set(peer);
+        client.judged(peer);
         if self.listen_sockets.borrow().as_ref().is_some_and(|all| !all.contains(&peer.listen_socket)) {
             client.end(End::Gracefully);
         }

@@ -4,6 +4,7 @@
 //! - [`histogram`]: durations, in classic and native buckets;
 //! - [`exposition`]: what a scrape gets.
 
+pub mod callers;
 pub mod exposition;
 pub mod histogram;
 pub mod traffic;

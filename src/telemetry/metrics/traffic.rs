@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::callers::{AllCallers, CallerMeter, CallerTraffic};
 use super::histogram::{Buckets, Histogram, add};
 
 /// How many series a block of a list has.
@@ -136,6 +137,7 @@ pub struct Traffic {
     routes: Mutex<BTreeMap<Arc<str>, Arc<RouteTraffic>>>,
     /// Requests that were refused before a route was found.
     unrouted: Arc<RouteTraffic>,
+    callers: AllCallers,
     active: Box<[AtomicI64]>,
     /// TLS handshakes with callers that failed.
     failed_handshakes: AtomicU64,
@@ -182,6 +184,7 @@ impl Traffic {
             workers,
             routes: Mutex::default(),
             unrouted: Arc::new(RouteTraffic::new("", workers)),
+            callers: AllCallers::default(),
             active: (0..workers).map(|_| AtomicI64::new(0)).collect(),
             failed_handshakes: AtomicU64::new(0),
             refused_connections: AtomicU64::new(0),
@@ -195,13 +198,19 @@ impl Traffic {
         Arc::clone(routes.entry(Arc::from(name)).or_insert_with(begin))
     }
 
+    /// The counts of the caller of this name, which begin with the first call.
+    pub fn caller(&self, name: &str) -> Arc<CallerTraffic> {
+        self.callers.of(name, self.workers)
+    }
+
     /// The counts of requests that were refused before a route was found.
     pub const fn unrouted(&self) -> &Arc<RouteTraffic> {
         &self.unrouted
     }
 
-    /// Forgets the counts of all routes but these.
-    pub fn keep_only<'a>(&self, names: impl Iterator<Item = &'a str>) {
+    /// Forgets the counts of all routes and callers but these.
+    pub fn keep_only<'a>(&self, names: impl Iterator<Item = &'a str>, callers: &[String]) {
+        self.callers.keep_only(callers);
         let names: std::collections::BTreeSet<&str> = names.collect();
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| names.contains(&**name));
     }
@@ -291,6 +300,11 @@ impl Meter {
     /// The access to the counts of the route of this name.
     pub fn route(&self, name: &str) -> RouteMeter {
         RouteMeter { route: self.traffic.route(name), worker: self.worker }
+    }
+
+    /// The access to the counts of the caller of this name.
+    pub fn caller(&self, name: &str) -> CallerMeter {
+        CallerMeter::new(self.traffic.caller(name), self.worker)
     }
 
     /// Counts a request in progress.
@@ -412,7 +426,7 @@ mod tests {
         let traffic = Traffic::new(1);
         let route = traffic.route("/api");
         traffic.route("/other");
-        traffic.keep_only(["/api"].into_iter());
+        traffic.keep_only(["/api"].into_iter(), &[]);
         assert!(Arc::ptr_eq(&route, &traffic.route("/api")));
         let names: Vec<_> = traffic.routes().iter().map(|route| route.name().to_owned()).collect();
         assert_eq!(names, ["/api", ""]);

@@ -67,11 +67,11 @@ impl Configuration {
     /// Tests that edit the file rely on this.
     pub fn render(&self) -> String {
         let mut file = String::new();
-        for name in ["server", "health", "admin", "audit", "log", "tracing", "credentials"] {
+        for name in ["server", "health", "admin", "audit", "log", "tracing", "callers", "credentials"] {
             let Some(section) = self.0.get(name).and_then(Value::as_table) else { continue };
             let (tables, keys): (Vec<_>, Vec<_>) =
                 section.iter().partition(|(_, value)| value.is_table() && has_own_head(name));
-            if name != "credentials" {
+            if !matches!(name, "callers" | "credentials") {
                 lines(&mut file, &format!("[{name}]"), keys);
             }
             // The limits are the last of `server`.
@@ -85,8 +85,18 @@ impl Configuration {
                 lines(&mut file, &format!("[[{list}]]"), table.as_table().into_iter().flatten());
             }
         }
-        let known =
-            ["server", "health", "admin", "audit", "log", "tracing", "credentials", "routes", "webhooks"];
+        let known = [
+            "server",
+            "health",
+            "admin",
+            "audit",
+            "log",
+            "tracing",
+            "callers",
+            "credentials",
+            "routes",
+            "webhooks",
+        ];
         let unknown: Vec<&String> = self.0.keys().filter(|name| !known.contains(&name.as_str())).collect();
         assert!(unknown.is_empty(), "sections that are not rendered: {unknown:?}");
         file
@@ -108,7 +118,7 @@ impl Configuration {
 
 /// Whether a section's tables are sections themselves, and not inline tables.
 fn has_own_head(section: &str) -> bool {
-    matches!(section, "server" | "credentials")
+    matches!(section, "server" | "callers" | "credentials")
 }
 
 fn lines<'a>(file: &mut String, head: &str, keys: impl IntoIterator<Item = (&'a String, &'a Value)>) {

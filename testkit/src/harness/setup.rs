@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use toml::Value;
 
 use super::configuration::Configuration;
@@ -16,6 +18,16 @@ use crate::pki::{Issued, Pki};
 pub const CLIENT_ID: &str = "legacy-gateway";
 /// The client's secret: characters that form encoding, Basic and base64 change.
 pub const CLIENT_SECRET: &str = "s3cr3t:with%+&=/ünïcode====";
+
+/// A key of a configured caller, which neither an API nor an output ever gets.
+pub const CALLER_KEY: &str = "Zq7Kk2vX9mT4wB1sN8dRf3hLpYc6eJg0uAoViQ5xEzM";
+/// The hash of [`CALLER_KEY`] in a configuration.
+pub const CALLER_KEY_HASH: &str = "sha256:60a540207c99e5430dd6b1d1685f075ab7e598c44c3d5e1b711e3cad22b5b183";
+
+/// Credentials of the scheme `Basic` with [`CALLER_KEY`] as the password.
+pub fn caller_basic() -> String {
+    format!("Basic {}", STANDARD.encode(format!("caller:{CALLER_KEY}")))
+}
 
 /// The description of a daemon and its peers; what it does not say has the harness's default.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::process::Launch;
-use super::setup::{CLIENT_ID, CLIENT_SECRET};
+use super::setup::{CALLER_KEY, CLIENT_ID, CLIENT_SECRET};
 use super::{Caller, Process, Reply, Request, Upstream, eventually};
 use crate::authorization_server::AuthorizationServer;
 
@@ -206,6 +206,8 @@ impl World {
         secrets.extend(self.authorization.codes());
         secrets.push(CLIENT_SECRET.to_owned());
         secrets.push("the-callers-own".to_owned());
+        secrets.push(CALLER_KEY.to_owned());
+        secrets.push(STANDARD.encode(format!("caller:{CALLER_KEY}")));
         assert!(!output.contains(&STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"))), "I8: Basic");
         for secret in &secrets {
             assert_absent(&output, secret);

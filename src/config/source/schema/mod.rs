@@ -3,6 +3,7 @@
 //! [`resolve`](crate::config::resolve) decides what a key means and which default applies. The shipped `proxy.toml`
 //! documents the keys.
 
+mod caller;
 mod credential;
 mod route;
 mod server;
@@ -18,6 +19,7 @@ use super::problem::Problem;
 use super::reader::{Reader, Table, Value, Written, tables};
 use crate::config::model::secret::SecretSource;
 
+pub(in crate::config) use self::caller::{Caller, Callers};
 pub(in crate::config) use self::credential::{
     Assertion, ClaimsByName, Credential, Credentials, Errors, Fields, Rate,
 };
@@ -39,6 +41,7 @@ tables! {
         hidden server: Server,
         hidden health: Health,
         hidden admin: Admin,
+        hidden callers: Callers,
         hidden shared: Shared,
         hidden credentials: Credentials,
         hidden routes: Routes,

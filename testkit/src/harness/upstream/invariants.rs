@@ -1,5 +1,6 @@
 //! The invariants that every request to the API must keep (I1 to I4), and the fields that must end at the proxy.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -8,7 +9,10 @@ use http::uri::Authority;
 use http::{HeaderValue, Version};
 
 use crate::authorization_server::Introspection;
+use crate::harness::setup::{CALLER_KEY, caller_basic};
 
+/// Another form of the key of a caller.
+static BASIC: LazyLock<String> = LazyLock::new(caller_basic);
 /// How long ago a token may have ended: the time that the request needed to arrive.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -80,6 +84,11 @@ fn check_fields(head: &Parts, violations: &mut Vec<String>) {
     }
     if head.headers.keys().any(|name| name.as_str().starts_with("x-forwarded-")) {
         violations.push("X-Forwarded-* was passed on".to_owned());
+    }
+    let has_key = |text: &[u8]| text.windows(CALLER_KEY.len()).any(|part| part == CALLER_KEY.as_bytes());
+    let is_secret = |value: &HeaderValue| has_key(value.as_bytes()) || value.as_bytes() == BASIC.as_bytes();
+    if head.headers.values().any(is_secret) || has_key(head.uri.to_string().as_bytes()) {
+        violations.push("a caller's key was passed on".to_owned());
     }
     if !head.headers.contains_key("cdn-loop") {
         violations.push("no CDN-Loop".to_owned());

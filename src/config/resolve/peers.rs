@@ -1,19 +1,14 @@
-//! Identification of callers: unix sockets, trusted proxies, and names of client certificates.
+//! The ends of callers' connections: unix sockets, and trusted proxies.
 
-use std::net::IpAddr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
 use ipnet::IpNet;
-use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::listen::{Listen, MAX_UNIX_PATH};
 use crate::config::source::key::Key;
 use crate::config::source::schema::Texts;
-
-/// Prefixes of names as [`names`](crate::config::model::certificate::names) writes them.
-const NAME_PREFIXES: [&str; 5] = ["CN=", "DNS:", "URI:", "email:", "IP:"];
 
 impl Resolver<'_> {
     pub(super) fn unix_socket(&mut self, path: &str, place: &Range<usize>) -> Option<Listen> {
@@ -45,43 +40,6 @@ impl Resolver<'_> {
             );
         }
         networks
-    }
-
-    /// The certificate names that may use a route.
-    pub(super) fn callers(&mut self, names: Key<Texts>) -> Vec<String> {
-        let Some(names) = names.into_usable() else { return Vec::new() };
-        if names.get_ref().iter().any(Option::is_some) && !self.asks_for_certificates {
-            self.error(
-                names.span(),
-                "`callers` needs client certificates",
-                "set `client_ca` in [server.tls]: the authorities that issue the callers' certificates",
-            );
-        }
-        names.get_ref().iter().flatten().filter_map(|name| self.caller(name)).collect()
-    }
-
-    fn caller(&mut self, name: &Spanned<String>) -> Option<String> {
-        let text = name.get_ref();
-        let is_prefix = |prefix: &&str| text.len() > prefix.len() && text.starts_with(prefix);
-        match NAME_PREFIXES.into_iter().find(is_prefix) {
-            Some("DNS:") => Some(format!("DNS:{}", text[4..].to_ascii_lowercase())),
-            Some("IP:") => match text[3..].parse::<IpAddr>() {
-                // In the form in which a certificate's address is written.
-                Ok(address) => Some(format!("IP:{address}")),
-                Err(_) => self.refuse(
-                    name.span(),
-                    "not an IP address",
-                    "write one address, such as \"IP:192.0.2.1\"",
-                ),
-            },
-            Some(_) => Some(text.clone()),
-            None => self.refuse(
-                name.span(),
-                "not a name of a certificate",
-                "write a name of the certificate: \"CN=billing\", \"DNS:billing.internal\", \
-                 \"URI:spiffe://example.org/billing\", \"email:…\" or \"IP:…\"",
-            ),
-        }
     }
 }
 
@@ -136,11 +94,5 @@ mod tests {
 
         assert_eq!(refused("trusted_proxies = [\"::/0\"]", ""), "every address would be a trusted proxy");
         assert_eq!(refused("trusted_proxies = [\"proxy.test\"]", ""), "not a network");
-    }
-
-    #[test]
-    fn callers_are_names_of_certificates_and_need_an_authority() {
-        assert_eq!(refused("", "callers = [\"CN=billing\"]"), "`callers` needs client certificates");
-        assert!(read("", "callers = []").unwrap().config.routes[0].callers.is_empty());
     }
 }
