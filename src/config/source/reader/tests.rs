@@ -301,7 +301,12 @@ fn base(keys: &[&Steps]) -> TomlValue {
     } else {
         ""
     };
-    text += if is_in("server.tls") || is_in(".callers") {
+    text += if is_in("callers.x-callers") {
+        "[callers.x-callers]\nnetworks = [\"10.0.0.0/8\"]\nquota = { requests = 10, per = \"60s\" }\n"
+    } else {
+        ""
+    };
+    text += if is_in("server.tls") || is_in("callers") {
         "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\nclient_ca = \"ca.pem\"\n"
     } else {
         ""
