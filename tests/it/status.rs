@@ -65,12 +65,13 @@ fn is_time(value: &Value) -> bool {
 async fn status_has_every_member_of_the_contract() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let issued = pki.server().clone();
-    let world = daemon().tls(&issued).start_with(pki, async |_| {}).await;
+    let setup = daemon().tls(&issued).route("[callers.other]\nweight = 2");
+    let world = setup.start_with(pki, async |_| {}).await;
 
     let status = status(&world).await;
 
-    let top = "version commit instance started_at ready draining configuration attention credentials upstreams routes \
-               certificates shared audit webhooks";
+    let top = "version commit instance started_at ready draining configuration attention credentials callers upstreams \
+               routes certificates shared audit webhooks";
     assert_eq!(keys(&status), names(top));
     assert_eq!(keys(&status["configuration"]), names("file loaded_at last_reload"));
     let credential = "name provider grant tenant state reason since needs_person help documentation generation fingerprint issued_at \
@@ -84,6 +85,7 @@ async fn status_has_every_member_of_the_contract() {
         keys(&status["upstreams"][0]),
         names("origin breaker breaker_until connections waiting last_error")
     );
+    assert_eq!(keys(&status["callers"][0]), names("name weight requests refused waiting share"));
     let route = "name requests errors unauthorized replays p50_ms p99_ms hold";
     assert_eq!(keys(&status["routes"][0]), names(route));
     assert_eq!(keys(&status["certificates"][0]), names("use name expires_at"));

@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::family::as_f64;
-use super::status_label;
+use super::family::{as_f64, status_label};
 use crate::proxy::service::settings::ServiceSettings;
 use crate::telemetry::metrics::callers::OTHER_CALLER;
 use crate::telemetry::metrics::exposition::Labels;

@@ -13,6 +13,11 @@ pub(super) fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels
     pairs.into_iter().map(|(name, value)| (name, Cow::Owned(value.to_owned()))).collect()
 }
 
+/// The status, unless there was no response.
+pub(super) fn status_label(status: u16) -> Option<(&'static str, Cow<'static, str>)> {
+    (status != 0).then(|| ("http_response_status_code", Cow::Owned(status.to_string())))
+}
+
 /// Durations since the moment `started`.
 pub(super) const fn seconds(
     started: SystemTime,

@@ -16,7 +16,7 @@ use axum::response::Response;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts as Head;
 
-use self::family::{as_f64, counter, counters, gauge, gauges, is, labels, seconds, timestamps};
+use self::family::{as_f64, counter, counters, gauge, gauges, is, labels, seconds, status_label, timestamps};
 use super::observed::Observed;
 use super::process;
 use crate::admin::status::SharedStatus;
@@ -295,9 +295,4 @@ fn request_labels(route: &RouteTraffic, key: Key) -> Labels {
     labels.extend(status_label(key.status));
     labels.extend(key.code.map(|code| ("error_type", Cow::Borrowed(code))));
     labels
-}
-
-/// The status, unless there was no response.
-fn status_label(status: u16) -> Option<(&'static str, Cow<'static, str>)> {
-    (status != 0).then(|| ("http_response_status_code", Cow::Owned(status.to_string())))
 }

@@ -162,7 +162,7 @@ pub(in crate::config) fn keys() -> Vec<ShippedKey> {
             let named = ["callers", "credentials"]
                 .into_iter()
                 .find(|section| path.strip_prefix(section).is_some_and(|name| name.starts_with('.')));
-            section = named.unwrap_or(path).to_owned();
+            named.unwrap_or(path).clone_into(&mut section);
             is_example = line.starts_with('#');
             // The comment above an example describes its keys.
             if !is_example {

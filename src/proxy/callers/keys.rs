@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, HeaderName};
 use percent_encoding::percent_decode;
 use secrecy::zeroize::Zeroizing;
 
-use super::{CallerIndex, Unidentified};
+use super::identified::{CallerIndex, Unidentified};
 use crate::config::KeyHash;
 use crate::config::model::fields::is_same_field;
 use crate::http::basic_password;

@@ -2,6 +2,7 @@
 //!
 //! The table is immutable and holds configured values only: it does not grow with callers, addresses or keys that come.
 
+mod identified;
 mod keys;
 mod networks;
 
@@ -10,63 +11,14 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 
+pub use self::identified::{CallerIndex, Identified, Unidentified};
 pub use self::keys::X_API_KEY;
 
 use self::keys::Keys;
 use self::networks::NetworkTable;
-use super::error::ProxyError;
 use super::peer::Peer;
 use crate::config::Caller;
 use crate::config::model::caller::OTHER;
-
-/// The place of a caller in the configuration, in the order of the names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CallerIndex(u16);
-
-impl CallerIndex {
-    /// The place as a number, from 0.
-    pub fn get(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-/// The caller of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identified {
-    /// Which.
-    pub caller: CallerIndex,
-    /// Whether the caller has shown a key or a certificate, or is at the other end of the connection. What a trusted proxy
-    /// says is no proof, and [`OTHER`] is nobody in particular.
-    pub is_proven: bool,
-}
-
-/// Why a request is no caller's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unidentified {
-    /// No configured caller fits, and there is no [`OTHER`].
-    Unknown,
-    /// The request has several `X-Api-Key` fields.
-    SeveralKeys,
-    /// The request has the keys of two callers.
-    TwoCallers,
-    /// The query contains a key.
-    KeyInQuery,
-}
-
-impl From<Unidentified> for ProxyError {
-    fn from(why: Unidentified) -> Self {
-        match why {
-            Unidentified::Unknown => Self::CallerUnknown,
-            Unidentified::SeveralKeys => Self::BadRequest("it has several X-Api-Key fields"),
-            Unidentified::TwoCallers => {
-                Self::BadRequest("X-Api-Key and Authorization have the keys of two callers")
-            }
-            Unidentified::KeyInQuery => Self::BadRequest(
-                "the query contains a caller's key, and queries end in logs: replace the key, and send it as X-Api-Key",
-            ),
-        }
-    }
-}
 
 /// The callers by what stays the same on a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,7 +50,7 @@ impl Callers {
             keys: Keys::default(),
             other: None,
         };
-        for (caller, index) in configured.iter().zip((0..=u16::MAX).map(CallerIndex)) {
+        for (caller, index) in configured.iter().zip(CallerIndex::all()) {
             callers.names.push(caller.name.clone());
             callers.certificates.extend(caller.certificates.iter().map(|name| (name.clone(), index)));
             caller.networks.iter().for_each(|network| callers.networks.add(*network, index));
@@ -122,8 +74,7 @@ impl Callers {
 
     /// The caller of this name.
     pub fn find(&self, name: &str) -> Option<CallerIndex> {
-        let index = self.names.iter().position(|own| own == name)?;
-        u16::try_from(index).ok().map(CallerIndex)
+        self.names.iter().zip(CallerIndex::all()).find_map(|(own, index)| (own == name).then_some(index))
     }
 
     /// The callers by the names in a client certificate, and by the address at the other end of the connection.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::CallerIndex;
+use super::identified::CallerIndex;
 
 /// Networks, each with its caller. A lookup hashes once for each length of a prefix in use, however many networks there are.
 #[derive(Debug, Default)]

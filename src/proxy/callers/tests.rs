@@ -52,10 +52,13 @@ fn basic(key: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("any-user:{key}")))
 }
 
+/// What is known of a request: fields, names in the certificate, the peer's address, and that of the client behind a proxy.
+type Shown<'s> = (&'s [(&'s str, &'s str)], &'s [&'s str], Option<&'s str>, Option<&'s str>);
+
 /// The name of the caller, and whether it is proven.
 fn named(
     callers: &Callers,
-    (fields_shown, names, peer, forwarded): (&[(&str, &str)], &[&str], Option<&str>, Option<&str>),
+    (fields_shown, names, peer, forwarded): Shown<'_>,
 ) -> Result<(String, bool), Unidentified> {
     let peer = peer.map_or(Peer::UNIX, |ip| Networks::default().judge(format!("{ip}:1").parse().unwrap()));
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -152,7 +155,7 @@ fn a_key_in_a_query_is_found_in_every_form() {
             callers.identify(&fields(&[("x-api-key", KEY)]), Some(query), OfConnection::default(), None);
         found == Err(Unidentified::KeyInQuery)
     };
-    let escaped: String = KEY.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let escaped = KEY.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02x}"));
     for query in [
         format!("api_key={KEY}"),
         format!("a=1&key={KEY}&b=2"),

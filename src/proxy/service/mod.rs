@@ -98,7 +98,7 @@ impl Service {
         let callers = shared.callers.as_ref().map(|callers| KnownCallers::new(Arc::clone(callers), &meter));
         let refusals = Refusals::new(shared.refused.clone());
         let header_cache = HeaderCache::default();
-        Self { via, loop_mark, header_cache, refusals, shared, pools, labels, callers, meter }
+        Self { shared, via, loop_mark, header_cache, refusals, pools, labels, callers, meter }
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
