@@ -18,6 +18,11 @@ pub fn of_warnings() -> String {
     format!("{FOLDER}/operate/commands.md#warnings-about-values")
 }
 
+/// The address of the section about the store that replicas share.
+pub fn of_shared_store() -> String {
+    format!("{FOLDER}/deploy/replicas.md#the-store")
+}
+
 /// The address of the heading about an exit code.
 pub fn of_exit_code(code: u8) -> String {
     format!("{FOLDER}/operate/troubleshooting.md#exit-code-{code}")

@@ -6,6 +6,7 @@ use super::status::{
 use crate::config::model::certificate::EXPIRY_WARNING;
 use crate::documentation;
 use crate::token::Reason;
+use crate::token::replicas::store::Flaw;
 use crate::token::status::{CredentialState, TOKEN_REJECTED};
 
 /// The reasons of findings besides those of credentials, and the codes of errors of an upstream.
@@ -135,8 +136,17 @@ fn of_shared(shared: &SharedStatus) -> Option<Finding> {
     if shared.reachable != Some(false) {
         return None;
     }
-    let help = "check that the store answers, its address in `shared.url`, and its user and password; without the store, \
-                replicas make token requests of their own or wait for it";
+    let help = match shared.error_kind.as_deref() {
+        Some("refused") => {
+            "check the user and password of `[shared]`, and the commands that the user may run: `bearerd check --online` \
+             names what is missing; without the store, replicas make token requests of their own or wait for it"
+        }
+        Some("corrupt") => Flaw::REMEDY,
+        _ => {
+            "check that the store answers, its address in `shared.url`, and its user and password; without the store, \
+             replicas make token requests of their own or wait for it"
+        }
+    };
     let reason = Reason::SharedStoreUnavailable.code();
     Some(Finding {
         since: shared.since,

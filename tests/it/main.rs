@@ -66,6 +66,8 @@ mod route_links;
 mod rules;
 mod secrets;
 mod server_tls;
+#[cfg(feature = "redis")]
+mod shared_store;
 mod shipped;
 mod state;
 mod status;

@@ -232,6 +232,8 @@ async fn documentation_alerts_and_dashboard_name_the_metrics_of_a_scrape() {
         "bearerd_shared_won_total",
         "bearerd_shared_conflicts_total",
         "bearerd_shared_repairs_total",
+        "bearerd_shared_unconfirmed_total",
+        "bearerd_shared_corrupt_total",
     ];
     let all: BTreeSet<String> = scraped.into_iter().chain(rare.map(str::to_owned)).collect();
 

@@ -270,6 +270,16 @@ impl Metrics {
                 "Records that this replica gave back to the store.",
                 of(|shared| shared.repairs),
             ),
+            counters(
+                "bearerd_shared_unconfirmed",
+                "Writes that no other server of the store confirmed in time.",
+                of(|shared| shared.unconfirmed),
+            ),
+            counters(
+                "bearerd_shared_corrupt",
+                "Values in the store that no replica has written so.",
+                of(|shared| shared.corrupt),
+            ),
         ]
     }
 }

@@ -1,13 +1,15 @@
-//! `bearerd check --online`: makes a token request for each credential and a connection to each upstream, as the daemon
-//! would, all at once.
+//! `bearerd check --online`: makes a token request for each credential, and a connection to each upstream and to the store of
+//! `[shared]`, as the daemon would, all at once.
 //!
 //! The output shows what a peer says about itself, but never a token or a secret.
 
 mod credential;
 mod report;
+#[cfg(feature = "redis")]
+mod shared_store;
 mod upstream;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 
 use self::report::Report;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
@@ -71,7 +73,8 @@ async fn ask(config: &Config) -> Result<Vec<Report>, String> {
             (Destination::Discovered, None) => {}
         }
     }
-    let (asked, of_upstreams) = join(join_all(credentials), join_all(upstreams)).await;
+    let (asked, of_upstreams, of_store) =
+        join3(join_all(credentials), join_all(upstreams), shared_store(config)).await;
     let tenant = |credential: &Credential| {
         let at = config.credentials.iter().position(|other| other.name == credential.name)?;
         asked.get(at)?.1.clone()
@@ -80,7 +83,19 @@ async fn ask(config: &Config) -> Result<Vec<Report>, String> {
         upstream::discover(credential, tenant(credential), issuer, connector)
     });
     let of_discovered = join_all(discovering).await;
-    Ok(asked.into_iter().map(|(report, _)| report).chain(of_upstreams).chain(of_discovered).collect())
+    let of_credentials = asked.into_iter().map(|(report, _)| report);
+    Ok(of_credentials.chain(of_upstreams).chain(of_discovered).chain(of_store).collect())
+}
+
+#[cfg(feature = "redis")]
+async fn shared_store(config: &Config) -> Option<Report> {
+    Some(shared_store::report(config, config.shared.as_ref()?).await)
+}
+
+/// A build without the feature `redis` accepts no `[shared]`.
+#[cfg(not(feature = "redis"))]
+async fn shared_store(_: &Config) -> Option<Report> {
+    None
 }
 
 fn unusable(credential: &Credential, error: &ClientError) -> String {

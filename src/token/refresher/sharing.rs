@@ -132,6 +132,11 @@ impl<E: TokenEndpoint> Refresher<E> {
         if let Some(theirs) = shared.take(&ours).await {
             self.adopt_shared(theirs).await;
         }
+        // Who cannot know whether the refresh token is the latest leaves the turn to others.
+        let spends = matches!(self.choose_grant(), Ok(GrantChoice::RefreshToken(_)));
+        if spends && self.shared.as_ref().is_some_and(|shared| shared.known_from().is_some()) {
+            self.end_turn().await;
+        }
     }
 
     /// Lets other replicas have the turn.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{error, warn};
 
-use super::store::{SharedStore, StoreError};
+use super::store::{Flaw, SharedStore, StoreError};
 use crate::clock::{Clock, Moment};
 use crate::config::WhenAway;
 use crate::config::model::state_key::StateKey;
@@ -63,15 +63,21 @@ struct Counts {
     won: AtomicU64,
     conflicts: AtomicU64,
     repairs: AtomicU64,
+    unconfirmed: AtomicU64,
+    corrupt: AtomicU64,
     fence: AtomicU64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Health {
     /// Why the store is away; `None` while it is reachable or was not asked.
     away: Option<StoreError>,
     since: Option<Time>,
     warned: Moment,
+    /// When the log told last that a write was not confirmed.
+    warned_unconfirmed: Option<Moment>,
+    /// The replica that wrote a record last.
+    lease_holder: Option<String>,
 }
 
 /// The store that replicas share, as operators see it.
@@ -83,6 +89,10 @@ pub struct SharedStatus {
     pub since: Option<Time>,
     /// Why the store is not reachable.
     pub error: Option<String>,
+    /// `away`, `refused` (the user or a command) or `corrupt` (values that bearerd did not write).
+    pub error_kind: Option<String>,
+    /// The replica that was seen last to have held a lease and written the outcome.
+    pub lease_holder: Option<String>,
     /// The name of this replica.
     pub replica: String,
     /// The replicas that were counted last.
@@ -97,6 +107,10 @@ pub struct SharedStatus {
     pub conflicts: u64,
     /// The records that this replica has given back to a store that had lost them.
     pub repairs: u64,
+    /// The writes of rotating grants that no other server of the store confirmed in time.
+    pub unconfirmed: u64,
+    /// The values in the store that no replica has written so.
+    pub corrupt: u64,
 }
 
 impl Shared {
@@ -120,7 +134,7 @@ impl Shared {
             holders: AtomicU64::new(0),
             replicas: AtomicU64::new(0),
             counts: Counts::default(),
-            health: Mutex::new(Health { away: None, since: None, warned: Moment::default() }),
+            health: Mutex::default(),
             events,
             clock,
         }))
@@ -205,6 +219,33 @@ impl Shared {
         self.0.counts.repairs.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A write succeeded, and no other server of the store has confirmed it.
+    pub(super) fn unconfirmed(&self) {
+        self.0.counts.unconfirmed.fetch_add(1, Ordering::Relaxed);
+        let now = self.0.clock.now();
+        let mut health = self.health();
+        if health.warned_unconfirmed.is_none_or(|warned| warned.until(now) >= WARNING_INTERVAL) {
+            health.warned_unconfirmed = Some(now);
+            drop(health);
+            warn!("shared write not confirmed by another server of the store");
+        }
+    }
+
+    /// A key of a place has a value that no replica has written so.
+    pub(super) fn corrupt(&self, credential: &str, flaw: Flaw) {
+        self.0.counts.corrupt.fetch_add(1, Ordering::Relaxed);
+        error!(credential, error = flaw.text(), help = Flaw::REMEDY, "shared record corrupt");
+    }
+
+    /// This holder has written a record.
+    pub(super) fn written_by(&self, holder: &str) {
+        let replica = holder.rsplit_once('/').map_or(holder, |(replica, _)| replica);
+        let mut health = self.health();
+        if health.lease_holder.as_deref() != Some(replica) {
+            health.lease_holder = Some(replica.to_owned());
+        }
+    }
+
     pub(super) fn fenced(&self, fence: u64) {
         self.0.counts.fence.fetch_max(fence, Ordering::Relaxed);
     }
@@ -212,18 +253,22 @@ impl Shared {
     /// The store as operators see it.
     pub fn status(&self) -> SharedStatus {
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        let Counts { adopted, won, conflicts, repairs, fence } = &self.0.counts;
+        let Counts { adopted, won, conflicts, repairs, unconfirmed, corrupt, fence } = &self.0.counts;
         let health = self.health();
         SharedStatus {
             reachable: health.since.map(|_| health.away.is_none()),
             since: health.since,
             error: health.away.as_ref().map(ToString::to_string),
+            error_kind: health.away.as_ref().map(|error| error.kind().to_owned()),
+            lease_holder: health.lease_holder.clone(),
             replica: self.0.replica.clone(),
             replicas: count(&self.0.replicas),
             adopted: count(adopted),
             won: count(won),
             conflicts: count(conflicts),
             repairs: count(repairs),
+            unconfirmed: count(unconfirmed),
+            corrupt: count(corrupt),
             fence: count(fence),
         }
     }

@@ -15,6 +15,7 @@ pub mod handle;
 mod record;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod rights;
 pub mod store;
 mod turn;
 mod writing;
@@ -29,25 +30,24 @@ pub use self::handle::{Settings, Shared, SharedStatus};
 pub(super) use self::turn::{Occasion, Share, Turn};
 
 use self::handle::{LEASE, Lease};
-use self::record::{Place, StoreTime, places};
-use self::store::{Seen, StoreError, Take};
+use self::record::{Place, StoreTime, has_token_of, later, places};
+use self::store::{Flaw, Seen, StoreError, Take};
 use super::fingerprint::Fingerprints;
-use super::state::file::{RefreshTokenHash, State};
+use super::state::error::StateRefusal;
+use super::state::file::State;
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
-use crate::config::{Credential, WhenAway};
+use crate::config::Credential;
 use crate::telemetry::throttle::OnChange;
 
-/// The shortest rest of a lease with which a token request begins.
-const LEAST_LEASE: Duration = Duration::from_secs(1);
 /// How often a refresher reads its record although nothing was announced.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a refresher reads its whole record although the number is the known one: others may need one that can be read.
+const WHOLE_INTERVAL: Duration = Duration::from_secs(30);
 /// The longest wait for the lease of another before the record is read again.
 const LEASE_RECHECK: Duration = Duration::from_secs(1);
 /// The shortest wait for the lease of another.
 const LEAST_RECHECK: Duration = Duration::from_millis(50);
-/// How long a refresher waits for a record before it uses a configured refresh token.
-const FIRST_LOOK: Duration = Duration::from_secs(7);
 /// How long after a failed operation no other is tried.
 const AWAY_RECHECK: Duration = Duration::from_secs(1);
 
@@ -85,6 +85,8 @@ pub struct SharedRecord {
     forgot: Option<Moment>,
     /// When to read the record next.
     look_at: Moment,
+    /// When to read the whole record next.
+    whole_at: Moment,
     /// A state whose write came too late.
     late: Option<Box<State>>,
     /// Why the record cannot be read.
@@ -114,6 +116,7 @@ impl SharedRecord {
             returned: None,
             forgot: None,
             look_at: clock.now(),
+            whole_at: clock.now(),
             late: None,
             trouble: OnChange::default(),
             clock,
@@ -123,17 +126,6 @@ impl SharedRecord {
     /// The fingerprints of tokens, which are the same in all replicas.
     pub(super) fn fingerprints(&self) -> Fingerprints {
         Fingerprints::keyed(self.shared.keys()[0].fingerprint_key())
-    }
-
-    /// Whether a token request may be made now.
-    pub(super) fn turn(&self) -> Turn {
-        let now = self.clock.now();
-        match &self.lease {
-            Some(lease) if lease.lasts(LEAST_LEASE) => Turn::Mine,
-            _ if self.is_away(now) => Turn::Away,
-            None if now < self.taken_until => Turn::Other(self.taken_until),
-            _ => Turn::Open,
-        }
     }
 
     /// Whether the store did not answer last time, and is not asked again yet.
@@ -164,24 +156,6 @@ impl SharedRecord {
     /// Whether the store has the state in memory.
     pub(super) const fn is_written(&self) -> bool {
         self.number > 0 && !self.is_ahead
-    }
-
-    /// From when on the record may be taken for the latest one: after the start, and after an outage in which the last holder
-    /// may have gone on alone, the replicas that know better are given time to write it. `None` if it may be at once.
-    pub(super) fn known_from(&self) -> Option<Moment> {
-        let is_last_holder = self.shared.when_away() == WhenAway::Stop || self.is_latest_ours;
-        let returned = self.returned.filter(|_| !is_last_holder);
-        let begun = (self.number == 0).then_some(self.begun);
-        let since = [begun, self.forgot, returned].into_iter().flatten().max();
-        since.map(|since| since + FIRST_LOOK).filter(|from| self.clock.now() < *from)
-    }
-
-    /// Whether a refresh token may be used although the store is away.
-    pub(super) fn may_go_on_alone(&self) -> bool {
-        match self.shared.when_away() {
-            WhenAway::Stop => false,
-            WhenAway::LastHolder => self.is_latest_ours,
-        }
     }
 
     /// Among how many replicas the quota is divided while the store is away.
@@ -264,18 +238,28 @@ impl SharedRecord {
             self.look_at = until;
             return None;
         }
+        let is_whole = self.whole_at <= self.clock.now();
         let mut found = None;
         for at in 0..self.places.len() {
             let sent = self.clock.now();
-            let answer = self.shared.store().read(&self.places[at].name, self.known(at)).await;
+            let known = if is_whole { 0 } else { self.known(at) };
+            let answer = self.shared.store().read(&self.places[at].name, known).await;
             let seen = answer.map_err(|error| self.away(&error)).ok()?;
             self.here(&seen);
             found = later(found, self.understand(at, &seen, sent));
         }
+        if is_whole {
+            self.whole_at = self.clock.now() + WHOLE_INTERVAL;
+        }
         self.settle(found, ours).await
     }
 
-    /// Adopts what was found, or writes ours where it is later.
+    /// Whether something that is no record stands in the place of one.
+    fn is_spoilt(&self) -> bool {
+        self.places.iter().any(|place| place.is_spoilt)
+    }
+
+    /// Adopts what was found, or writes ours where it is later or what was found is no record.
     async fn settle(&mut self, found: Option<(u64, State)>, ours: &State) -> Option<State> {
         let was_ahead = self.is_ahead;
         if let Some(theirs) = self.accept(found) {
@@ -284,7 +268,11 @@ impl SharedRecord {
             }
             return Some(theirs);
         }
-        if self.places.iter().all(|place| place.seen >= self.number) {
+        let is_under_way = || ours.doubt.is_some_and(|doubt| doubt.is_under_way);
+        let seen = self.places.iter().map(|place| place.seen).max().unwrap_or_default();
+        if self.is_spoilt() && self.number > 0 && (self.lease.is_some() || !is_under_way()) {
+            self.number = self.number.max(seen + 1);
+        } else if self.places.iter().all(|place| place.seen >= self.number) {
             return None;
         }
         match self.put(ours, Occasion::Repair).await {
@@ -324,8 +312,21 @@ impl SharedRecord {
         }
         let place = &mut self.places[at];
         place.seen = seen.number;
+        place.is_spoilt = false;
         if let Some(late) = place.open_late(seen, sent) {
             self.late = Some(Box::new(late));
+        }
+        match seen.flaw {
+            None if seen.number == 0 && seen.record.is_none() => self.note(None),
+            None => {}
+            Some(Flaw::Lease) => self.shared.corrupt(&self.credential, Flaw::Lease),
+            Some(flaw) => {
+                place.is_spoilt = true;
+                if self.trouble.begins(Some(flaw.text().to_owned())) {
+                    self.shared.corrupt(&self.credential, flaw);
+                }
+                return None;
+            }
         }
         match self.places[at].open(seen, sent)? {
             Ok(state) => {
@@ -333,6 +334,8 @@ impl SharedRecord {
                 Some((seen.number, state))
             }
             Err(refusal) => {
+                // A later version of bearerd has written what this one cannot read.
+                self.places[at].is_spoilt = !matches!(refusal, StateRefusal::Version(_));
                 self.note(Some(in_one_line(&refusal)));
                 None
             }
@@ -355,6 +358,9 @@ impl SharedRecord {
 
     fn here(&mut self, seen: &Seen) {
         self.time = StoreTime { now: seen.now, at: self.clock.now() };
+        if let Some(writer) = &seen.writer {
+            self.shared.written_by(writer);
+        }
         if self.away_until.take().is_some() {
             self.returned = Some(self.clock.now());
         }
@@ -372,20 +378,6 @@ impl SharedRecord {
             let error = self.trouble.current().as_deref();
             error!(credential = self.credential, error, "shared record not usable");
         }
-    }
-}
-
-/// Whether the refresh token of `ours`, if there is one, is that of `theirs`.
-fn has_token_of(theirs: &State, ours: &State) -> bool {
-    let token = |state: &State| state.refresh_token.as_ref().map(RefreshTokenHash::of);
-    ours.refresh_token.is_none() || token(theirs) == token(ours)
-}
-
-/// The later one of two states.
-fn later(one: Option<(u64, State)>, other: Option<(u64, State)>) -> Option<(u64, State)> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(if one.0 < other.0 { other } else { one }),
-        (one, other) => one.or(other),
     }
 }
 

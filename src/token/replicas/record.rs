@@ -16,7 +16,7 @@ use crate::config::model::state_key::{StateKey, StateKeys};
 use crate::token::limiter::LATCH_MAX;
 use crate::token::state::age::{Stamp, nanos};
 use crate::token::state::error::StateRefusal;
-use crate::token::state::file::Identity;
+use crate::token::state::file::{Identity, RefreshTokenHash};
 use crate::token::state::format::Format;
 use crate::token::state::record::State;
 
@@ -32,6 +32,8 @@ pub(super) struct Place {
     format: Format,
     /// The number of the record that was seen here last.
     pub(super) seen: u64,
+    /// Whether what was seen here last is no record: damaged, of another kind, or of another place.
+    pub(super) is_spoilt: bool,
 }
 
 /// The store's time at a moment of this process's clock.
@@ -66,7 +68,7 @@ pub(super) fn places(keys: &[StateKey], credential: &Credential) -> Vec<Place> {
             name.as_bytes(),
             longest_wait,
         );
-        Place { name, format, seen: 0 }
+        Place { name, format, seen: 0, is_spoilt: false }
     };
     let mut places: Vec<_> = keys.iter().map(of_key).collect();
     places.sort_by(|one, other| one.name.cmp(&other.name));
@@ -83,6 +85,20 @@ fn identity_of(credential: &Credential) -> Vec<u8> {
         _ => credential.token_identity().as_bytes().to_vec(),
     };
     [account.as_bytes().as_slice(), &own].concat()
+}
+
+/// Whether the refresh token of `ours`, if there is one, is that of `theirs`.
+pub(super) fn has_token_of(theirs: &State, ours: &State) -> bool {
+    let token = |state: &State| state.refresh_token.as_ref().map(RefreshTokenHash::of);
+    ours.refresh_token.is_none() || token(theirs) == token(ours)
+}
+
+/// The later one of two states.
+pub(super) fn later(one: Option<(u64, State)>, other: Option<(u64, State)>) -> Option<(u64, State)> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(if one.0 < other.0 { other } else { one }),
+        (one, other) => one.or(other),
+    }
 }
 
 impl Place {

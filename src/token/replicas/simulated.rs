@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::store::{Operation, Seen, SharedStore, StoreError, Take, Taken, Write, Written};
+use super::store::{Copies, Flaw, Operation, Seen, SharedStore, StoreError, Take, Taken, Write, Written};
 
 /// The longest time that a client waits for an answer.
 const OPERATION_TIMEOUT: Duration = Duration::from_millis(250);
@@ -32,11 +32,15 @@ struct Memory {
     /// How far the clock was set forward.
     ahead: Duration,
     backup: HashMap<String, PlaceMemory>,
+    /// Whether the server that follows, if one does, has what is waited for: the backup.
+    follower: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct PlaceMemory {
     record: Option<(u64, Vec<u8>)>,
+    flaw: Option<Flaw>,
+    writer: Option<String>,
     late: Option<Vec<u8>>,
     lease: Option<(String, Instant)>,
     fence: u64,
@@ -78,6 +82,7 @@ impl Simulated {
             operations: 0,
             ahead: Duration::ZERO,
             backup: HashMap::new(),
+            follower: None,
         })))
     }
 
@@ -118,6 +123,19 @@ impl Simulated {
         memory.places = memory.backup.clone();
     }
 
+    /// Has a server follow, which a failover [rolls back](Self::roll_back) to. It gets only what a replica waits for, or
+    /// nothing in time; `None` for no such server.
+    pub(in crate::token) fn follow(&self, is_in_time: Option<bool>) {
+        self.memory().follower = is_in_time;
+    }
+
+    /// Spoils every record, as another program does.
+    pub(in crate::token) fn spoil(&self, flaw: Flaw) {
+        for place in self.memory().places.values_mut() {
+            place.flaw = Some(flaw);
+        }
+    }
+
     /// Sets the store's clock forward.
     pub(in crate::token) fn advance_clock(&self, by: Duration) {
         self.memory().ahead += by;
@@ -154,9 +172,14 @@ impl Memory {
     }
 
     fn seen(&self, place: &str, known: u64) -> Seen {
-        let place = self.places.get(place).cloned().unwrap_or_default();
-        let (number, record) = place.record.map_or((0, None), |(number, record)| (number, Some(record)));
-        Seen { now: self.now(), number, record: record.filter(|_| number != known), late: place.late }
+        let PlaceMemory { record, flaw, late, writer, .. } =
+            self.places.get(place).cloned().unwrap_or_default();
+        let (number, record) = match (record, flaw) {
+            (_, Some(_)) => (0, Some(Vec::new())),
+            (None, None) => (0, None),
+            (Some((number, record)), None) => (number, Some(record).filter(|_| number != known)),
+        };
+        Seen { now: self.now(), number, record, late, flaw, writer }
     }
 
     fn place(&mut self, name: &str) -> &mut PlaceMemory {
@@ -257,7 +280,7 @@ impl SharedStore for Link {
 
     fn write<'a>(&'a self, place: &'a str, write: Write<'a>) -> Operation<'a, Written> {
         self.operate(move |memory| {
-            let number = memory.place(place).record.as_ref().map_or(0, |(number, _)| *number);
+            let number = memory.seen(place, 0).number;
             if number != write.expected {
                 if write.keeps_late {
                     memory.place(place).late = Some(write.record.to_vec());
@@ -266,13 +289,25 @@ impl SharedStore for Link {
             }
             let memory_of_place = memory.place(place);
             memory_of_place.record = Some((write.number, write.record.to_vec()));
+            memory_of_place.flaw = None;
+            if let Some(writer) = write.writer {
+                memory_of_place.writer = Some(writer.to_owned());
+            }
             if write.clears_late {
                 memory_of_place.late = None;
             }
             if write.is_announced {
                 memory.announce(place);
             }
-            Written::Done
+            match memory.follower.filter(|_| write.copies == Copies::Confirmed) {
+                None => Written::Done,
+                Some(true) => {
+                    let copy = memory.place(place).clone();
+                    memory.backup.insert(place.to_owned(), copy);
+                    Written::Done
+                }
+                Some(false) => Written::Unconfirmed,
+            }
         })
     }
 

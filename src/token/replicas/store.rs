@@ -49,6 +49,49 @@ pub enum StoreError {
     /// The store refuses the client or the command.
     #[error("{0}")]
     Refused(String),
+    /// The store answers, but with something that bearerd's scripts do not return, or finds values that they did not write.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+impl StoreError {
+    /// The kind, in one word.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Away(_) => "away",
+            Self::Refused(_) => "refused",
+            Self::Corrupt(_) => "corrupt",
+        }
+    }
+}
+
+/// What is wrong with the keys of a place, which no replica has written so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// The record is a value of another kind.
+    Kind,
+    /// The number of the record is not a number.
+    Number,
+    /// The record is larger than [`MAX_RECORD_BYTES`].
+    Size,
+    /// The lease or its fence, and not the record.
+    Lease,
+}
+
+impl Flaw {
+    /// What to do about it.
+    pub const REMEDY: &'static str =
+        "give bearerd a database or a `shared.prefix` of its own: another program writes to these keys";
+
+    /// The flaw in words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Kind => "the record is no hash",
+            Self::Number => "the number of the record is not a number",
+            Self::Size => "the record is larger than 256 KiB",
+            Self::Lease => "the lease or its fence is not what a replica writes",
+        }
+    }
 }
 
 /// A request for the lease on a place.
@@ -84,6 +127,10 @@ pub struct Seen {
     pub record: Option<Vec<u8>>,
     /// A record that came too late ([`Write::keeps_late`]).
     pub late: Option<Vec<u8>>,
+    /// What is wrong with the place. A record with a flaw of its own is an empty one.
+    pub flaw: Option<Flaw>,
+    /// The holder of the lease under which the record was written.
+    pub writer: Option<String>,
 }
 
 /// A new record of a place.
@@ -104,6 +151,19 @@ pub struct Write<'a> {
     /// Whether a record that is not written, because the number is not the expected one, is kept beside the one that is
     /// there.
     pub keeps_late: bool,
+    /// The holder of the lease; `None` where the record is only restored.
+    pub writer: Option<&'a str>,
+    /// In which servers of the store the record is to be when the write ends.
+    pub copies: Copies,
+}
+
+/// In which servers of a store a record is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// In the primary.
+    Primary,
+    /// In another one as well, if there is one and it confirms in a bounded time.
+    Confirmed,
 }
 
 /// What a write found.
@@ -111,6 +171,9 @@ pub struct Write<'a> {
 pub enum Written {
     /// The record is the new one.
     Done,
+    /// The record is the new one, but no other server of the store has told in time that it has the record, so that a failover
+    /// may lose it.
+    Unconfirmed,
     /// The record had another number, and stays.
     Lost(Seen),
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::store::{Write, Written};
+use super::store::{Copies, Write, Written};
 use super::{Occasion, Share, SharedRecord};
 use crate::clock::Moment;
 use crate::token::access_token::AccessToken;
@@ -38,6 +38,10 @@ impl SharedRecord {
     /// Writes a state under the present number to every place that has not got it.
     pub(super) async fn put(&mut self, state: &State, occasion: Occasion) -> Share {
         let rotates = state.refresh_token.is_some();
+        // A configured refresh token is not part of the state before it was replaced.
+        let spends = rotates || state.doubt.is_some_and(|doubt| doubt.is_under_way);
+        // A failover that loses one of these has two replicas use one refresh token, or loses it.
+        let is_confirmed = spends && matches!(occasion, Occasion::Request | Occasion::Success);
         for at in 0..self.places.len() {
             for attempt in 1.. {
                 let now = self.clock.now();
@@ -59,10 +63,18 @@ impl SharedRecord {
                     is_announced: rotates || occasion != Occasion::Request,
                     clears_late: occasion == Occasion::Success,
                     keeps_late: rotates && occasion != Occasion::Request,
+                    writer: (occasion != Occasion::Repair).then_some(&*self.holder),
+                    copies: if is_confirmed { Copies::Confirmed } else { Copies::Primary },
                 };
                 let seen = match self.shared.store().write(&place.name, write).await {
-                    Ok(Written::Done) => {
-                        self.places[at].seen = self.number;
+                    Ok(written @ (Written::Done | Written::Unconfirmed)) => {
+                        if matches!(written, Written::Unconfirmed) {
+                            self.shared.unconfirmed();
+                        }
+                        if occasion != Occasion::Repair {
+                            self.shared.written_by(&self.holder);
+                        }
+                        (self.places[at].seen, self.places[at].is_spoilt) = (self.number, false);
                         break;
                     }
                     Ok(Written::Lost(seen)) => seen,
@@ -73,8 +85,10 @@ impl SharedRecord {
                 };
                 self.here(&seen);
                 let found = self.understand(at, &seen, now);
-                // The store has lost its memory since it was read.
-                if seen.number < self.number && attempt < WRITE_ATTEMPTS {
+                // The store has lost its memory since it was read, or has something that is no record.
+                let is_none = self.places[at].is_spoilt;
+                if (seen.number < self.number || is_none) && attempt < WRITE_ATTEMPTS {
+                    self.number = if is_none { self.number.max(seen.number + 1) } else { self.number };
                     continue;
                 }
                 return Share::Lost(found.map(|(number, state)| {
@@ -102,6 +116,8 @@ impl SharedRecord {
                 is_announced: false,
                 clears_late: false,
                 keeps_late: true,
+                writer: None,
+                copies: Copies::Primary,
             };
             // The state is in memory as well.
             let _ = self.shared.store().write(&place.name, write).await;

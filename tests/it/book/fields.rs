@@ -65,6 +65,8 @@ fn the_members_of_the_status_are_documented_and_back() {
     let page = Page::named("docs/operate/status.md");
     assert_eq!(documented(&page, "# Status"), fields(source, "Status"));
     assert_eq!(documented(&page, "### Members of a credential"), fields(source, "Credential"));
+    let shared = include_str!("../../../src/token/replicas/handle.rs");
+    assert_eq!(documented(&page, "### Members of `shared`"), fields(shared, "SharedStatus"));
 }
 
 #[test]

@@ -154,7 +154,11 @@ fn the_front_page_links_every_page() {
 /// The addresses that bearerd's own texts name, besides those of codes and exit codes.
 #[test]
 fn the_addresses_in_texts_resolve() {
-    let addresses = [bearerd::documentation::front_page(), bearerd::documentation::of_warnings()];
+    let addresses = [
+        bearerd::documentation::front_page(),
+        bearerd::documentation::of_warnings(),
+        bearerd::documentation::of_shared_store(),
+    ];
     let links: Vec<String> = addresses.iter().map(|address| format!("[x]({address})")).collect();
     assert_eq!(broken(&Page::new("docs/x.md", &links.join("\n"))), [""; 0]);
 }

@@ -1,5 +1,6 @@
 //! Several replicas, their store and the authorization server, in one process and in paused time.
 
+mod records;
 mod schedules;
 mod world;
 
@@ -243,6 +244,16 @@ async fn a_failover_that_loses_the_latest_write_is_repaired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_replica_knows_who_held_the_lease_last() {
+    let mut world = World::new(ROOMY, Authorization::new(600, Duration::ZERO));
+    world.start(3);
+    seconds(15).await;
+    let holders: Vec<_> = world.replicas.iter().map(|replica| replica.shared.status().lease_holder).collect();
+    let winner = world.replicas.iter().find(|replica| replica.shared.status().won == 1).unwrap();
+    assert_eq!(holders, vec![Some(winner.shared.status().replica); 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_sleeps_beyond_its_lease_costs_no_refresh_token() {
     let lines = format!("{ROTATING}\n{ROOMY}");
     let mut world = World::new(&lines, Authorization::new(60, Duration::ZERO));
@@ -263,37 +274,6 @@ async fn a_holder_that_sleeps_beyond_its_lease_costs_no_refresh_token() {
         assert_eq!(world.reuses(), 0, "round {round}");
     }
     world.assert_agreed();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_record_that_does_not_open_is_never_used() {
-    let changes: [fn(&mut u64, &mut Vec<u8>); 4] = [
-        |_, record| record.clear(),
-        |_, record| {
-            let at = record.len() / 2;
-            record[at] ^= 1;
-        },
-        // An older record under a later number.
-        |number, _| *number += 1,
-        |number, record| {
-            *number += 7;
-            *record = b"another's".to_vec();
-        },
-    ];
-    for change in changes {
-        let mut world = World::new(ROOMY, Authorization::new(600, Duration::ZERO));
-        world.start(2);
-        seconds(15).await;
-        world.store.tamper(change);
-        seconds(20).await;
-        assert!(world.tokens().iter().all(Option::is_some));
-        let replica = world.begin();
-        world.replicas.push(replica);
-        seconds(20).await;
-        assert!(world.tokens().iter().all(Option::is_some));
-        seconds(600).await;
-        world.assert_agreed();
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The connection to the store: made, watched, and made anew.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,9 +20,10 @@ use tracing::debug;
 
 use super::super::store::StoreError;
 use crate::backoff::Backoff;
+use crate::tls::diagnosis;
 
 /// How long a connection may take, TLS and login included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The waits between two connections.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(2) };
 
@@ -89,7 +91,7 @@ impl Address {
     }
 
     /// A client of the primary, which the sentinels may have to be asked for.
-    async fn client(&self) -> Result<Client, RedisError> {
+    pub(super) async fn client(&self) -> Result<Client, RedisError> {
         let info = self.info()?;
         if self.sentinels.is_empty() {
             return if self.is_encrypted() {
@@ -125,6 +127,11 @@ impl Address {
         }
         builder.build()?.async_get_client().await
     }
+}
+
+/// Without bounds of its own: they are those of `run` and of each operation.
+pub(super) fn patient() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None)
 }
 
 fn tcp() -> TcpSettings {
@@ -181,11 +188,7 @@ impl Connector {
             announcements: self.announcements.clone(),
             broken: Arc::clone(&self.broken),
         };
-        // The bounds are those of `run` and of each operation.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(pushes);
+        let config = patient().set_push_sender(pushes);
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
@@ -250,11 +253,27 @@ impl Announcements {
 
 /// The error as operators see it. Servers do not repeat arguments in their errors, except for the names of commands and users.
 pub(super) fn said(error: &RedisError) -> StoreError {
-    let text = error.to_string();
+    let text = tls_failure(error).unwrap_or_else(|| error.to_string());
     match error.kind() {
+        ErrorKind::UnexpectedReturnType | ErrorKind::Parse => {
+            StoreError::Corrupt(format!("the store answers what it should not: {text}"))
+        }
+        ErrorKind::Extension if error.code() == Some("WRONGTYPE") => {
+            StoreError::Corrupt(format!("a key of bearerd has a value of another kind: {text}"))
+        }
+        ErrorKind::Extension if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => {
+            StoreError::Refused(text)
+        }
         ErrorKind::AuthenticationFailed
         | ErrorKind::InvalidClientConfig
         | ErrorKind::Server(ServerErrorKind::NoPerm) => StoreError::Refused(text),
         _ => StoreError::Away(text),
     }
+}
+
+/// The cause and remedy of a failed TLS handshake.
+pub(super) fn tls_failure(error: &RedisError) -> Option<String> {
+    // The error is inside of an `Arc`, which hides its type.
+    let cause = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    diagnosis::described(&**cause)
 }

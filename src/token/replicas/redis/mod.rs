@@ -4,6 +4,7 @@
 //! connects anew: no operation waits for that, except for the first connection after the start.
 
 mod connector;
+pub mod inspection;
 mod scripts;
 
 use std::sync::Arc;
@@ -12,14 +13,17 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation, ServerErrorKind};
+use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation, ServerErrorKind, Value};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::debug;
 
 pub use self::connector::Address;
 use self::connector::{Announcements, Connector, Link, said};
-use super::store::{MAX_RECORD_BYTES, Operation, Seen, SharedStore, StoreError, Take, Taken, Write, Written};
+use super::store::{
+    Copies, Flaw, MAX_RECORD_BYTES, Operation, Seen, SharedStore, StoreError, Take, Taken, Write, Written,
+};
 
 /// How long the first operations wait for the first connection.
 const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
@@ -58,8 +62,8 @@ impl std::fmt::Debug for Scripts {
     }
 }
 
-/// A place as the scripts answer it: time, number, record, late record.
-type Read = (u64, u64, Option<Vec<u8>>, Option<Vec<u8>>);
+/// A place as the scripts answer it: time, number, record, late record, flaw, writer.
+type Read = (u64, u64, Option<Vec<u8>>, Option<Vec<u8>>, u8, Option<Vec<u8>>);
 
 impl RedisStore {
     /// A store at this address, whose keys begin with the prefix. Connects on the current runtime.
@@ -101,7 +105,15 @@ impl RedisStore {
     /// Runs a script within the operation's time.
     async fn run<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, StoreError> {
         let mut connection = self.connection().await?;
-        let answer = timeout(self.operation_timeout, invocation.invoke_async(&mut connection)).await;
+        self.run_over(&mut connection, invocation).await
+    }
+
+    async fn run_over<T: FromRedisValue>(
+        &self,
+        connection: &mut MultiplexedConnection,
+        invocation: &ScriptInvocation<'_>,
+    ) -> Result<T, StoreError> {
+        let answer = timeout(self.operation_timeout, invocation.invoke_async(connection)).await;
         match answer {
             Ok(Ok(answer)) => {
                 self.timeouts.store(0, Ordering::Relaxed);
@@ -121,6 +133,28 @@ impl RedisStore {
                 }
                 Err(StoreError::Away(format!("no answer within {:?}", self.operation_timeout)))
             }
+        }
+    }
+
+    /// Whether another server of the store has what was written over this connection, or there is none. Other operations over
+    /// the connection wait meanwhile, and have the other half of the operation's time.
+    async fn is_confirmed(&self, connection: &mut MultiplexedConnection) -> bool {
+        let bound = self.operation_timeout / 2;
+        let confirmation = async {
+            let role = redis::cmd("ROLE").query_async(connection).await?;
+            if followers(&role) == 0 {
+                return Ok(true);
+            }
+            let wait = redis::cmd("WAIT").arg(1).arg(milliseconds(bound)).query_async(connection).await;
+            wait.map(|confirmed: u64| confirmed > 0)
+        };
+        match timeout(self.operation_timeout, confirmation).await {
+            Ok(Ok(is_confirmed)) => is_confirmed,
+            Ok(Err(error)) => {
+                debug!(%error, "no confirmation of a write");
+                false
+            }
+            Err(_) => false,
         }
     }
 
@@ -148,8 +182,27 @@ fn must_connect_anew(error: &RedisError) -> bool {
     is_moved || (error.is_unrecoverable_error() && !error.is_timeout())
 }
 
-fn seen((now, number, record, late): Read) -> Seen {
-    Seen { now: Duration::from_micros(now), number, record, late }
+fn seen((now, number, record, late, flaw, writer): Read) -> Seen {
+    let flaw = match flaw {
+        0 => None,
+        1 => Some(Flaw::Kind),
+        2 => Some(Flaw::Number),
+        3 => Some(Flaw::Size),
+        _ => Some(Flaw::Lease),
+    };
+    let writer = writer.map(|writer| String::from_utf8_lossy(&writer).into_owned());
+    Seen { now: Duration::from_micros(now), number, record, late, flaw, writer }
+}
+
+/// How many servers follow the primary, as it answers to `ROLE`.
+fn followers(role: &Value) -> usize {
+    match role {
+        Value::Array(parts) => match parts.as_slice() {
+            [_, _, Value::Array(followers)] => followers.len(),
+            _ => 0,
+        },
+        _ => 0,
+    }
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -206,8 +259,15 @@ impl SharedStore for RedisStore {
             script.arg(write.keep.map_or(0, milliseconds));
             script.arg(u8::from(write.is_announced)).arg(u8::from(write.keeps_late)).arg(MAX_RECORD_BYTES);
             script.arg(self.channel()).arg(place).arg(u8::from(write.clears_late));
-            let (is_done, read): (bool, Read) = self.run(&script).await?;
-            Ok(if is_done { Written::Done } else { Written::Lost(seen(read)) })
+            script.arg(write.writer.unwrap_or_default());
+            // A confirmation is of what was written over the same connection.
+            let mut connection = self.connection().await?;
+            let (is_done, read): (bool, Read) = self.run_over(&mut connection, &script).await?;
+            if !is_done {
+                return Ok(Written::Lost(seen(read)));
+            }
+            let is_confirmed = write.copies == Copies::Primary || self.is_confirmed(&mut connection).await;
+            Ok(if is_confirmed { Written::Done } else { Written::Unconfirmed })
         }
         .boxed()
     }

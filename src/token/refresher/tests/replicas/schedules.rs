@@ -102,9 +102,13 @@ async fn fault(
         6 => world.store.forget(),
         7 => {
             world.store.back_up();
+            // What the replicas wait for is in the server that is promoted.
+            let is_confirmed = random.bool();
+            world.store.follow(is_confirmed.then_some(true));
             sleep(long).await;
-            excuse.lost_record = true;
+            excuse.lost_record |= !is_confirmed;
             world.store.roll_back();
+            world.store.follow(None);
         }
         8 => {
             world.server.ledger().failure = Some(if random.bool() { transient() } else { throttled(5) });
