@@ -37,7 +37,7 @@ pub(crate) fn named(name: &str, config: &Config) -> Case {
     let world = World::new(config, if name == "post" { BODY_END } else { HEAD_END });
     let http1 = || Http1::new(world.connection());
     let callers = match name {
-        "get" => Callers::One(http1(), vec![get("/api/v2/users/me")]),
+        "get" | "quota" => Callers::One(http1(), vec![get("/api/v2/users/me")]),
         "post" => Callers::One(http1(), vec![post()]),
         // The cost of finding one route differs between runs, as maps are seeded; the cost of finding all does not.
         "routes" => {
@@ -46,7 +46,7 @@ pub(crate) fn named(name: &str, config: &Config) -> Case {
         }
         "replay" => Callers::Burst((0..BURST).map(|_| http1()).collect(), get("/api/v2/users/me")),
         "http2" => Callers::Http2(Http2::new(world.connection())),
-        _ => panic!("no such case: get, post, replay, http2, routes"),
+        _ => panic!("no such case: get, post, replay, http2, routes, quota"),
     };
     Case { world, callers }
 }

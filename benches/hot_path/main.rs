@@ -27,7 +27,7 @@ fn main() {
         panic!("hot_path CASE REQUESTS");
     };
     let requests = requests.parse().unwrap();
-    let config = world::configuration(case::routes(name));
+    let config = world::configuration(case::routes(name), name == "quota");
     // As in the daemon, the worker has a thread, whose memory the start has not fragmented.
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use bearerd::clock::Clock;
 use bearerd::config;
-use bearerd::config::{Config, Environment};
+use bearerd::config::{ApiQuota, Config, Environment};
 use bearerd::proxy::downstream::stream::SharedStream;
 use bearerd::proxy::limits::admission::Admitted;
 use bearerd::proxy::limits::slots::Slots;
 use bearerd::proxy::peer::Peer;
+use bearerd::proxy::quota::budget::{Budget, Rules};
+use bearerd::proxy::quota::ledger::Settings;
 use bearerd::proxy::route::{Route, Table};
 use bearerd::proxy::service::settings::ServiceSettings;
 use bearerd::proxy::upstream::{Destination, Upstream};
@@ -45,10 +47,11 @@ impl World {
             Box::new(Api { tokens: Arc::clone(&tokens), request_end }),
         );
         let upstream = Arc::new(Upstream::written(0, destination, Slots::new(1000)));
+        let budget = config.credentials[0].api_quota.map(budget);
         let mut table = Table::default();
         for route in &config.routes {
             let entry = Route::new(route, Arc::clone(&upstream), Some(source.clone()), false);
-            table.add(None, &route.path, entry);
+            table.add(None, &route.path, entry.within(budget.clone()));
         }
         let shared = ServiceSettings::new(config, table, INSTANCE.to_owned(), clock);
         let configuration =
@@ -64,15 +67,28 @@ impl World {
     }
 }
 
+/// The budget of a quota, kept on this thread.
+fn budget(quota: ApiQuota) -> Budget {
+    let settings = Settings { requests: quota.requests.get(), per: quota.per, wait: quota.wait, workers: 1 };
+    let rules = Rules { settings, learns: quota.learn, callers: Vec::new() };
+    let (budget, keeper) = Budget::new("c", &rules, Box::new(|_| {}), None);
+    tokio::task::spawn_local(keeper.run());
+    budget
+}
+
 /// The defaults, with so many routes (`/`, or `/00` and so on) and a quota that is never used up.
-pub(crate) fn configuration(routes: usize) -> Config {
+///
+/// With `has_quota`, the API allows more requests than there are.
+pub(crate) fn configuration(routes: usize, has_quota: bool) -> Config {
+    let quota = if has_quota { "api_quota = { requests = 100000000, per = \"1h\" }\n" } else { "" };
     let credential = "[credentials.c]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"c\"\n\
         client_secret = { env = \"SECRET\" }\nquota = { requests = 1000000, per = \"1s\" }\n";
     let routes = (0..routes).map(|number| {
         let path = if routes == 1 { "/".to_owned() } else { format!("/{number:02}") };
         format!("[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\npath = \"{path}\"\n")
     });
-    let text =
-        std::iter::once(format!("[log]\naccess = false\n{credential}")).chain(routes).collect::<String>();
+    let text = std::iter::once(format!("[log]\naccess = false\n{credential}{quota}"))
+        .chain(routes)
+        .collect::<String>();
     config::parse(Path::new("proxy.toml"), text, &Environment::from([("SECRET", "s")])).unwrap().config
 }

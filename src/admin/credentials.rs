@@ -22,15 +22,15 @@ use super::hand_over;
 use super::html;
 use super::problem::{audited, json, method_not_allowed};
 use super::server::{Client, Peer};
+use super::shown;
+use super::shown::Quotas;
 use super::status::Credential;
 use crate::http::{Problem, whole_seconds};
 use crate::lifecycle::Stage;
 use crate::shared_request::NoOutcome;
 use crate::telemetry::Events;
 use crate::telemetry::trail::Operation;
-use crate::token::{
-    Adopted, Generation, GrantOrigin, NotAdopted, Operator, Reason, Refreshed, TokenSource, Unavailable,
-};
+use crate::token::{Adopted, Generation, NotAdopted, Operator, Reason, Refreshed, TokenSource, Unavailable};
 
 /// How long a request waits for the outcome of a refresh.
 const REFRESH_WAIT: Duration = Duration::from_secs(30);
@@ -47,6 +47,7 @@ struct Operated {
     events: Events,
     all: Vec<(TokenSource, Operator)>,
     stage: watch::Receiver<Stage>,
+    quotas: Arc<dyn Quotas>,
 }
 
 /// An operation of the API.
@@ -85,22 +86,6 @@ impl Action {
     }
 }
 
-/// The body of a response to [`Action::Show`]: the credential's entry in `/status`, and how a grant is handed over.
-#[derive(Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    status: Credential,
-    takes_grant: bool,
-    #[serde(flatten)]
-    origin: GrantOrigin,
-}
-
-/// The body of a response to [`Action::List`].
-#[derive(Serialize)]
-struct Listed {
-    credentials: Vec<Shown>,
-}
-
 /// The body of a response to [`Action::Refresh`].
 #[derive(Debug, Serialize)]
 struct RefreshedToken {
@@ -117,8 +102,15 @@ impl Credentials {
         all: Vec<(TokenSource, Operator)>,
         stage: watch::Receiver<Stage>,
         events: Events,
+        quotas: Arc<dyn Quotas>,
     ) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(Operated { access: Arc::new(access), events, all, stage })))
+        Self(Arc::new(ArcSwap::from_pointee(Operated {
+            access: Arc::new(access),
+            events,
+            all,
+            stage,
+            quotas,
+        })))
     }
 
     /// The readers of events.
@@ -131,10 +123,18 @@ impl Credentials {
         self.0.load().all.clone()
     }
 
+    /// The entries of all credentials in `/status`.
+    pub(super) fn entries(&self) -> Vec<Credential> {
+        let operated = self.0.load();
+        operated.all.iter().map(|one| shown::entry(one, &*operated.quotas)).collect()
+    }
+
     /// Replaces the credentials and the access.
     pub fn change(&self, access: Access, all: Vec<(TokenSource, Operator)>) {
-        let (stage, events) = (self.0.load().stage.clone(), self.events());
-        self.0.store(Arc::new(Operated { access: Arc::new(access), events, all, stage }));
+        let before = self.0.load_full();
+        let (stage, events, quotas) =
+            (before.stage.clone(), before.events.clone(), Arc::clone(&before.quotas));
+        self.0.store(Arc::new(Operated { access: Arc::new(access), events, all, stage, quotas }));
     }
 
     /// Decides which requests are authorized.
@@ -213,11 +213,11 @@ impl Operated {
         self.access.check(head, client, action.map_or(Need::Change, Action::need)).await?;
         if action == Some(Action::List) {
             return match head.method {
-                Method::GET | Method::HEAD => Ok(list(&self.all)),
+                Method::GET | Method::HEAD => Ok(shown::list(&self.all, &*self.quotas)),
                 _ => Err(method_not_allowed(Action::List.method())),
             };
         }
-        let (source, operator) = credential.ok_or_else(|| {
+        let one = credential.ok_or_else(|| {
             let names: Vec<&str> = self.all.iter().map(|(source, _)| source.name()).collect();
             let detail = format!(
                 "The configuration has no credential of this name. Its credentials: {}.",
@@ -225,6 +225,7 @@ impl Operated {
             );
             not_found("credential_not_found", &detail)
         })?;
+        let (source, operator) = one;
         let action = action.ok_or_else(|| {
             not_found(
                 "path_not_found",
@@ -232,9 +233,7 @@ impl Operated {
             )
         })?;
         match (action, &head.method) {
-            (Action::Show, &Method::GET | &Method::HEAD) => {
-                Ok(json(StatusCode::OK, &shown(source, operator)))
-            }
+            (Action::Show, &Method::GET | &Method::HEAD) => Ok(shown::show(one, &*self.quotas)),
             // Whether this client may hand over a grant: asked before a person logs in.
             (Action::Grant, &Method::GET | &Method::HEAD) if operator.takes_grants => {
                 Ok(StatusCode::NO_CONTENT.into_response())
@@ -301,19 +300,6 @@ impl Operated {
             )),
             Err(NotAdopted::Gone) => Err(gone(name, *self.stage.borrow())),
         }
-    }
-}
-
-fn list(all: &[(TokenSource, Operator)]) -> Response {
-    let credentials = all.iter().map(|(source, operator)| shown(source, operator)).collect();
-    json(StatusCode::OK, &Listed { credentials })
-}
-
-fn shown(source: &TokenSource, operator: &Operator) -> Shown {
-    Shown {
-        status: Credential::now(source, operator),
-        takes_grant: operator.takes_grants,
-        origin: operator.origin.without_query(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+pub mod api_quota;
 pub mod attention;
 mod callers;
 mod confirmation;
@@ -19,6 +20,7 @@ mod problem;
 mod readiness;
 mod reload;
 pub mod server;
+mod shown;
 pub mod status;
 mod stream;
 mod token;
@@ -33,3 +35,4 @@ pub use latency::Histogram;
 pub use overview::{Overview, Parts, RouteFigures};
 pub use readiness::Readiness;
 pub use reload::Reloading;
+pub use shown::Quotas;

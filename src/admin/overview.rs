@@ -20,8 +20,7 @@ use super::problem::{json, method_not_allowed};
 use super::readiness::Readiness;
 use super::server::{Client, Peer};
 use super::status::{
-    Audit, Caller, Certificate, Configuration, Credential, Hold, Route, SharedStatus, Status, Time, Upstream,
-    Webhook,
+    Audit, Caller, Certificate, Configuration, Hold, Route, SharedStatus, Status, Time, Upstream, Webhook,
 };
 use crate::http::Problem;
 use crate::lifecycle::Stage;
@@ -101,7 +100,6 @@ impl Overview {
             routes.push(Route { name, requests, errors, unauthorized, replays, p50_ms, p99_ms, hold });
             medians.push(series);
         }
-        let credentials = self.credentials.all();
         let mut status = Status {
             version: version::VERSION.to_owned(),
             commit: Some(version::COMMIT).filter(|commit| *commit != "unknown").map(str::to_owned),
@@ -111,10 +109,7 @@ impl Overview {
             draining: self.readiness.is_draining(),
             configuration: self.parts.configuration(),
             attention: Vec::new(),
-            credentials: credentials
-                .iter()
-                .map(|(source, operator)| Credential::now(source, operator))
-                .collect(),
+            credentials: self.credentials.entries(),
             callers: self.parts.callers(),
             upstreams: self.parts.upstreams(),
             routes,

@@ -70,6 +70,8 @@ struct CredentialView {
     left: Option<TimeLeft>,
     next: Option<(&'static str, When)>,
     not_before: Option<When>,
+    /// Until when the API wants no requests.
+    blocked: Option<When>,
     success: Option<String>,
     latency: Option<String>,
     last_latency: Option<String>,
@@ -266,6 +268,11 @@ impl CredentialView {
             left: TimeLeft::of(&seen, now),
             next,
             not_before: seen.not_before.map(|at| When::coming(at, now)),
+            blocked: seen
+                .api_quota
+                .as_ref()
+                .and_then(|quota| quota.blocked_until)
+                .map(|at| When::coming(at, now)),
             success: seen.success_rate.map(|rate| format!("{:.0} %", rate * 100.0)),
             latency: seen.average_latency_ms.map(milliseconds),
             last_latency: seen.last_latency_ms.map(milliseconds),

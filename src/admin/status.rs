@@ -10,6 +10,7 @@ use crate::telemetry::event::milliseconds;
 use crate::telemetry::history::{LastError, RecentEvent, Record};
 use crate::token::{CredentialStatus, Operator, TokenSource};
 
+pub use super::api_quota::{ApiQuota, QuotaLine};
 pub use super::callers::Caller;
 pub use super::deliveries::{Audit, Webhook};
 pub use crate::telemetry::time::Time;
@@ -165,6 +166,8 @@ pub struct Credential {
     pub quota_remaining: u32,
     /// How many requests wait for a token.
     pub waiters: usize,
+    /// What the API allows, and what of it is used.
+    pub api_quota: Option<ApiQuota>,
     /// The latest failure of a token request.
     pub last_error: Option<Failure>,
     /// The latest events, the oldest first.
@@ -310,6 +313,7 @@ impl Credential {
             last_latency_ms: record.last_latency().map(milliseconds),
             quota_remaining: status.quota_remaining,
             waiters: status.waiters,
+            api_quota: None,
             last_error,
             events: recent(record),
             tenant: status.tenant,

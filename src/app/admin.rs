@@ -262,7 +262,8 @@ impl AdminAddress {
         let of_health = Access::of_health(&config.admin, health_address, token.as_ref());
         let of_health = Arc::new(ArcSwap::from_pointee(of_health.with_guesses_of(&access)));
         let all = operated(credentials);
-        let operated = Credentials::new(access, all.clone(), stage.clone(), events.clone());
+        let quotas = Arc::<Observed>::clone(observed);
+        let operated = Credentials::new(access, all.clone(), stage.clone(), events.clone(), quotas);
         let exposition: Arc<dyn Exposition> = Arc::new(Metrics::new(observed, &operated));
         let exposition = Some(exposition);
         let readiness = Readiness::new(all, discoveries.sources(), stage);

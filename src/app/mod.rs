@@ -4,6 +4,7 @@
 //! fails before the first token request; at a reload, before anything is changed.
 
 mod admin;
+mod budgets;
 mod certificates;
 mod credentials;
 mod differences;
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::admin::AdminAddress;
+use self::budgets::Budgets;
 use self::certificates::{Certificates, ShownTo};
 use self::credentials::{Credential, Plan, Refreshers, client, plan};
 pub use self::error::StartError;
@@ -78,6 +80,7 @@ pub struct Daemon {
     service_settings: Arc<ServiceSettings>,
     upstreams: InForce,
     discoveries: Discoveries,
+    budgets: Budgets,
     listen_sockets: ListenSockets,
     /// How many descriptors client connections may take.
     most_connections: usize,
@@ -138,9 +141,11 @@ impl Daemon {
             let durable = DurableState::in_memory(clock);
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
+        let budgets = Budgets::default().plan(config, &Events::default(), None);
         let resources = Resources {
             trust: &trust,
             sources: &sources,
+            budgets: &budgets,
             clock,
             descriptors: &Slots::new(0),
             workers: config.server.workers,
@@ -175,9 +180,12 @@ impl Daemon {
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
         let portions = descriptors::share_out(&config, MAX_REFUSALS);
         let descriptors = Slots::new(portions.upstreams);
+        let mut budgets = Budgets::default();
+        let planned_budgets = budgets.plan(&config, &events, shared.as_ref());
         let resources = Resources {
             trust: &trust,
             sources: &sources,
+            budgets: &planned_budgets,
             clock,
             descriptors: &descriptors,
             workers: config.server.workers,
@@ -195,14 +203,8 @@ impl Daemon {
         let service_settings = Arc::new(reports.connect(service_settings));
         let stages = Stages::default();
         let mut threads = Threads::new(config.server.workers + 1);
-        let (mut handles, mut workers) = (Vec::new(), Vec::new());
-        for index in 0..config.server.workers {
-            let (service_settings, upstreams) = (Arc::clone(&service_settings), upstreams.all.clone());
-            let configuration = Configuration { worker: index, service_settings, upstreams };
-            let (changing, changes) = mpsc::channel(1);
-            handles.push(worker::spawn(index, configuration, stages.watch(), changes, &mut threads)?);
-            workers.push(changing);
-        }
+        let (handles, workers) =
+            start_workers(config.server.workers, &service_settings, &upstreams, &stages, &mut threads)?;
         for address in &transition.addresses {
             log_listening(address, certificates.current().is_some());
         }
@@ -211,6 +213,7 @@ impl Daemon {
         let counters = handles.iter().map(WorkerHandle::counter).collect();
         listener::spawn(transition.new, handles, settings, stages.watch(), changes, &mut threads)?;
 
+        budgets.start(planned_budgets);
         let mut refreshers = Refreshers::new(stages.watch());
         let credentials: Vec<_> = built
             .into_iter()
@@ -245,6 +248,7 @@ impl Daemon {
             service_settings,
             upstreams,
             discoveries,
+            budgets,
             listen_sockets: transition.after,
             most_connections: portions.callers,
             descriptors,
@@ -275,6 +279,7 @@ impl Daemon {
                 thread = self.threads.one_ended() => return Died(format!("the thread {thread}")),
                 which = self.refreshers.one_died() => return Died(which),
                 which = self.admin.one_died() => return Died(which),
+                which = self.budgets.one_died() => return Died(which),
                 Some(task) = self.tasks.join_next() => match task {
                     Ok(which) => return Died(which.to_owned()),
                     // A reload has removed the task.
@@ -342,6 +347,28 @@ impl Daemon {
         let longest = self.config.credentials.iter().map(|credential| credential.longest_request()).max();
         longest.unwrap_or_default() + LONGEST_WRITE_AT_STOP + CUT_TIMEOUT
     }
+}
+
+/// The listener's access to each worker, and where each takes another configuration from.
+type Workers = (Vec<WorkerHandle>, Vec<mpsc::Sender<snapshot::Change>>);
+
+/// Starts so many workers.
+fn start_workers(
+    count: usize,
+    service_settings: &Arc<ServiceSettings>,
+    upstreams: &InForce,
+    stages: &Stages,
+    threads: &mut Threads,
+) -> Result<Workers, StartError> {
+    let (mut handles, mut workers) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        let (service_settings, upstreams) = (Arc::clone(service_settings), upstreams.all.clone());
+        let configuration = Configuration { worker: index, service_settings, upstreams };
+        let (changing, changes) = mpsc::channel(1);
+        handles.push(worker::spawn(index, configuration, stages.watch(), changes, threads)?);
+        workers.push(changing);
+    }
+    Ok((handles, workers))
 }
 
 fn listener_settings(

@@ -8,26 +8,30 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::StatusCode;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
+use tokio::time::Instant;
 
 use super::certificates::Certificates;
 use super::reports::Reports;
 use super::upstreams::InForce;
 use crate::admin::status::{
-    Audit, Caller, Certificate, Configuration, Failure, Hold, LastReload, SharedStatus, Time, Upstream,
-    Webhook,
+    ApiQuota, Audit, Caller, Certificate, Configuration, Failure, Hold, LastReload, QuotaLine, SharedStatus,
+    Time, Upstream, Webhook,
 };
-use crate::admin::{Histogram, Parts, RouteFigures};
+use crate::admin::{Histogram, Parts, Quotas, RouteFigures};
 use crate::clock::{WallTimes, wall_clock};
 use crate::config::model::certificate;
 use crate::config::{self, Config, Route};
 use crate::peer_text::printable;
+use crate::proxy::quota::budget::Budget;
+use crate::proxy::quota::ledger::{LineStatus, Status};
+use crate::proxy::quota::line::LineKey;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream as Connected;
 use crate::proxy::worker::ConnectionCounter;
 use crate::reload::Outcome;
 use crate::telemetry::Events;
 use crate::telemetry::audit::AuditCounters;
-use crate::telemetry::event::Name;
+use crate::telemetry::event::{Name, milliseconds};
 use crate::telemetry::log::DroppedLines;
 use crate::telemetry::metrics::histogram::{Buckets, native_bounds};
 use crate::telemetry::metrics::traffic::{Retry, RouteTraffic, Unauthorized};
@@ -185,15 +189,21 @@ impl Parts for Observed {
     fn callers(&self) -> Vec<Caller> {
         let in_force = self.in_force.load();
         let traffic = &in_force.settings.traffic;
+        let budgets: Vec<_> = self.budgets().iter().map(Budget::status).collect();
         let caller = |one: &config::Caller| {
             let counts = traffic.caller(&one.name);
+            let is_own =
+                |line: &&LineStatus| matches!(&line.key, LineKey::Caller(name) if **name == *one.name);
+            let lines =
+                || budgets.iter().filter_map(|status| Some((status, status.lines.iter().find(is_own)?)));
+            let shares = lines().map(|(status, line)| line.share / f64::from(status.requests.max(1)));
             Caller {
                 name: one.name.clone(),
                 weight: one.weight,
                 requests: counts.requests().values().sum(),
                 refused: counts.refused(),
-                waiting: 0,
-                share: None,
+                waiting: lines().map(|(_, line)| line.waiting as u64).sum(),
+                share: shares.reduce(f64::min).map(|share| (share * 1000.0).round() / 1000.0),
             }
         };
         in_force.config.callers.iter().map(caller).collect()
@@ -280,6 +290,51 @@ impl Parts for Observed {
             queued: one.queued,
         };
         self.webhook_status().into_iter().map(webhook).collect()
+    }
+}
+
+impl Observed {
+    /// The budgets of credentials, each once.
+    pub(super) fn budgets(&self) -> Vec<Budget> {
+        let settings = self.settings();
+        let mut all: Vec<Budget> = Vec::new();
+        for budget in settings.table.routes().iter().filter_map(|route| route.budget.as_ref()) {
+            if !all.iter().any(|known| known.is(budget)) {
+                all.push(budget.clone());
+            }
+        }
+        all
+    }
+}
+
+impl Quotas for Observed {
+    fn api_quota(&self, credential: &str) -> Option<ApiQuota> {
+        let budgets = self.budgets();
+        let budget = budgets.iter().find(|budget| budget.name() == credential)?;
+        let status = budget.status();
+        let Status { requests, per, used, waiting, blocked_until, lines, counts } = &*status;
+        let line = |line: &LineStatus| QuotaLine {
+            name: line.key.to_string(),
+            weight: line.weight,
+            share: (line.share * 100.0).round() / 100.0,
+            used: line.used,
+            borrowed: line.borrowed,
+            waiting: line.waiting,
+            refused: line.refused,
+        };
+        let pause = blocked_until.map(|until| until.saturating_duration_since(Instant::now()));
+        Some(ApiQuota {
+            requests: *requests,
+            per_ms: milliseconds(*per),
+            used: *used,
+            left: u64::from(*requests).saturating_sub(*used),
+            waiting: *waiting,
+            blocked_until: pause.and_then(|pause| Time::new(wall_clock().checked_add(pause)?)),
+            granted: counts.granted,
+            borrowed: counts.borrowed,
+            refused: counts.refused,
+            lines: lines.iter().map(line).collect(),
+        })
     }
 }
 

@@ -59,9 +59,11 @@ impl Daemon {
         let trust = Arc::new(Trust::default());
         let plans = self.plan(&config, &trust).await?;
         let sources: Vec<_> = plans.iter().map(|plan| plan.source.clone()).collect();
+        let budgets = self.budgets.plan(&config, &self.events, self.shared.as_ref());
         let resources = Resources {
             trust: &trust,
             sources: &sources,
+            budgets: &budgets,
             clock: self.clock,
             descriptors: &self.descriptors,
             workers: config.server.workers,
@@ -87,6 +89,7 @@ impl Daemon {
         let service_settings = service_settings.with_counters_of(&self.service_settings);
         let service_settings = Arc::new(self.reports.connect(service_settings));
         self.resize(&config);
+        self.budgets.change(budgets).await;
         self.change_workers(&service_settings, &upstreams.all, &transition.after).await?;
         self.change_certificates(certificates);
         self.change_listen_sockets(&config, transition).await?;

@@ -34,9 +34,10 @@ pub(super) fn serve(
         let token = route.credential.as_ref().and_then(|credential| {
             resources.sources.iter().find(|source| source.name() == credential.name).cloned()
         });
+        let budget = route.credential.as_ref().and_then(|one| resources.budgets.of(&one.name)).cloned();
         let (host, path) = (route.host.as_deref(), route.path.as_str());
         let must_be_plain = has_named_callers || config.routes.iter().any(|other| is_behind(other, route));
-        let entry = Route::new(route, upstream, token, must_be_plain);
+        let entry = Route::new(route, upstream, token, must_be_plain).within(budget);
         table.add(host, path, entry.with_hold_of(previous.and_then(|table| table.find(host, path))));
     }
     let (upstreams, discoveries, discovered) = upstreams.into_parts()?;

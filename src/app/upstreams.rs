@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::StartError;
+use super::budgets::PlannedBudgets;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::HttpVersion;
@@ -66,6 +67,7 @@ pub(super) struct Upstreams<'c> {
 pub(super) struct Resources<'c> {
     pub(super) trust: &'c Trust,
     pub(super) sources: &'c [TokenSource],
+    pub(super) budgets: &'c PlannedBudgets,
     pub(super) clock: Clock,
     /// File descriptors that connections to all upstreams may take.
     pub(super) descriptors: &'c Arc<Slots>,

@@ -19,7 +19,9 @@ pub use model::audit::{Audit, AuditOutput, OnAuditFailure};
 pub use model::caller::{Caller, KeyHash};
 pub use model::classification::IdentityDigest;
 pub use model::config::Config;
-pub use model::credential::{ClientCertificate, Credential, HttpVersion, Proxy, Quota, Roots, StatePlace};
+pub use model::credential::{
+    ApiQuota, ClientCertificate, Credential, HttpVersion, Proxy, Quota, Roots, StatePlace,
+};
 pub use model::endpoint::{Endpoint, Issuer};
 pub use model::environment::Environment;
 pub use model::fields::Fields;

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod listener;
 pub mod message;
 pub mod peer;
+pub mod quota;
 pub mod route;
 pub mod service;
 mod suspension;

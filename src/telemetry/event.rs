@@ -68,6 +68,8 @@ names! {
     GrantExpiring => "credential.grant_expiring", Warning, "refresh token ends soon";
     /// The refresh token was replaced `max_rotations` times.
     RotationLimit => "rotation.limit_reached", Warning, "rotation limit reached";
+    /// Requests were refused because what the API allows is used up.
+    QuotaExhausted => "quota.exhausted", Warning, "api quota exhausted";
     /// The shared store is not reachable.
     SharedLost => "shared.lost", Warning, "shared store lost";
     /// The shared store is reachable again.
@@ -279,6 +281,7 @@ mod tests {
                 "token",
                 "credential",
                 "rotation",
+                "quota",
                 "shared",
                 "operator",
                 "configuration",

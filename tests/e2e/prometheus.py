@@ -2,7 +2,7 @@
 
 Parses the exposition with the parsers of prometheus_client, expects the scrapes of Prometheus to be without an error, and
 expects data from every expression of the dashboard, or native histograms. The row "Replicas" has data only with `[shared]`,
-which this daemon does not have: Prometheus accepts its expressions, and answers none.
+and "API quotas" only with `api_quota`, which this daemon does not have: Prometheus accepts their expressions, and answers none.
 """
 
 import json
@@ -15,7 +15,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus_text
 
 DEADLINE = 30  # seconds
-WITHOUT_DATA = "Replicas"
+# Rows without data, and how the names of their metrics begin.
+WITHOUT_DATA = {"Replicas": "bearerd_shared_", "API quotas": "bearerd_api_quota_"}
 NATIVE = ["http_server_request", "http_client_request", "bearerd_token_request"]
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -63,10 +64,11 @@ def main():
         wanted = [("native", f"histogram_count({name}_duration_seconds)") for name in NATIVE]
     else:
         every = list(expressions(dashboard))
-        wanted = [(title, expression) for row, title, expression in every if row != WITHOUT_DATA]
-        others = [expression for row, _, expression in every if row == WITHOUT_DATA]
-        assert others and all("bearerd_shared_" in expression for expression in others), others
-        assert not any(query(server, expression) for expression in others), others
+        wanted = [(title, expression) for row, title, expression in every if row not in WITHOUT_DATA]
+        others = [(WITHOUT_DATA[row], expression) for row, _, expression in every if row in WITHOUT_DATA]
+        assert {name for name, _ in others} == set(WITHOUT_DATA.values()), others
+        assert all(name in expression for name, expression in others), others
+        assert not any(query(server, expression) for _, expression in others), others
         assert len(wanted) > 30, f"{len(wanted)} expressions"
     # A rate needs two scrapes.
     while empty := [(title, expression) for title, expression in wanted if not query(server, expression)]:

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::harness::{Caller, Http2Caller, Request, World, daemon, eventually};
 
 /// Every member of a line, in its order.
-const MEMBERS: [&str; 25] = [
+const MEMBERS: [&str; 26] = [
     "timestamp",
     "level",
     "target",
@@ -33,6 +33,7 @@ const MEMBERS: [&str; 25] = [
     "bytes",
     "duration_ms",
     "token_wait_ms",
+    "quota_wait_ms",
     "upstream_ms",
     "complete",
     "error",
@@ -122,7 +123,7 @@ async fn a_line_has_every_member_and_unknown_ones_are_null() {
     {
         assert_eq!(line[member], value, "{member}");
     }
-    for absent in ["caller", "code", "unauthorized", "error"] {
+    for absent in ["caller", "code", "unauthorized", "quota_wait_ms", "error"] {
         assert_eq!(line[absent], Value::Null, "{absent}");
     }
     assert_eq!(line["complete"], true);

@@ -25,6 +25,7 @@ const ORDER: [(&str, &[&str]); 3] = [
             "auth",
             "body",
             "limits",
+            "quota",
             "message",
             "error",
             "peer",

@@ -57,6 +57,7 @@ mod operator;
 mod operator_faults;
 mod printed;
 mod protection;
+mod rate_limit;
 mod recipes;
 mod reload;
 mod request_loop;

@@ -226,6 +226,13 @@ async fn documentation_alerts_and_dashboard_name_the_metrics_of_a_scrape() {
         "bearerd_webhook_deliveries_total",
         "bearerd_webhook_queue",
         "bearerd_webhook_dropped_total",
+        "bearerd_api_quota_limit",
+        "bearerd_api_quota_left",
+        "bearerd_api_quota_waiting",
+        "bearerd_api_quota_wait_seconds",
+        "bearerd_api_quota_requests_total",
+        "bearerd_api_quota_borrowed_total",
+        "bearerd_api_quota_refused_total",
         "bearerd_shared_reachable",
         "bearerd_shared_replicas",
         "bearerd_shared_adopted_total",
@@ -252,7 +259,7 @@ fn each_alert_has_a_runbook_and_a_test() {
     let runbooks = include_str!("../../docs/operate/alerts.md");
     let tests = include_str!("../../deploy/prometheus/alerts_test.yaml");
     let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-    assert_eq!(names.len(), 10);
+    assert_eq!(names.len(), 11);
     for name in names {
         assert!(runbooks.contains(&format!("\n## {name}\n")), "{name}");
         assert!(tests.contains(&format!("alertname=\"{name}\"")), "{name}");

@@ -146,6 +146,13 @@ impl Deployment {
         Prepared::new(name, platform).run().await
     }
 
+    /// Without the quota of the preset, for a test that sends more requests than a caller would.
+    async fn start_without_quota(name: &str, platform: Platform) -> Self {
+        let (from, to) = ("provider = \"genesys\"", "provider = \"genesys\"\napi_quota = \"\"");
+        let (folder, environment) = prepare(name, &[(from, to)], &platform.internet);
+        Prepared { platform, environment, folder }.run().await
+    }
+
     async fn start_ready(name: &str, platform: Platform) -> Self {
         let deployment = Self::start(name, platform).await;
         eventually("ready", async || deployment.readiness().await.0 == 200).await;
@@ -398,7 +405,7 @@ async fn pages(deployment: &Deployment) -> Vec<Value> {
 #[tokio::test]
 async fn genesys_batch_pages_are_followed_while_the_token_is_replaced() {
     let platform = Platform::start(vec![batch_realm()], vec![]).await;
-    let deployment = Deployment::start("genesys-batch", platform).await;
+    let deployment = Deployment::start_without_quota("genesys-batch", platform).await;
     // Before the first token all callers share one token request.
     let callers = (0..40).map(|_| deployment.get("/api/v2/users?pageNumber=3"));
     for reply in futures_util::future::join_all(callers).await {
@@ -408,7 +415,7 @@ async fn genesys_batch_pages_are_followed_while_the_token_is_replaced() {
     deployment.finish().await;
 
     let platform = Platform::start(vec![Realm { lifetime: 2, ..batch_realm() }], vec![]).await;
-    let deployment = Deployment::start("genesys-batch", platform).await;
+    let deployment = Deployment::start_without_quota("genesys-batch", platform).await;
     eventually("two refreshes", async || {
         assert_eq!(pages(&deployment).await, [json!({ "id": 1 }), json!({ "id": 2 }), json!({ "id": 3 })]);
         deployment.prepared.platform.run(0).asked.len() >= 3
@@ -431,6 +438,8 @@ async fn genesys_batch_api_errors_reach_the_exporter_and_cost_no_token() {
         .on_call(0, [limit, Answer(403, vec![], "{\"message\":\"missing permission\"}")]);
 
     let limited = deployment.get("/api/v2/users").await;
+    // Until then, bearerd refuses requests that would wait for too long.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let refused = deployment.get("/api/v2/users").await;
 
     assert_eq!((limited.status, limited.get("retry-after")), (429, Some("3")));

@@ -77,7 +77,7 @@ async fn status_has_every_member_of_the_contract() {
     let credential = "name provider grant tenant state reason since needs_person help documentation generation fingerprint issued_at \
                       expires_at next_refresh_at request_under_way_since next_attempt_at not_before scopes rotations max_rotations \
                       refresh_token_expires_at durable token_requests success_rate average_latency_ms last_latency_ms \
-                      quota_remaining waiters last_error events";
+                      quota_remaining waiters api_quota last_error events";
     let one = &status["credentials"][0];
     assert_eq!(keys(one), names(credential));
     assert_eq!(keys(&one["events"][0]), names("at event detail"));

@@ -5,6 +5,7 @@
 mod callers;
 mod credentials;
 mod family;
+mod quotas;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -48,6 +49,7 @@ impl Metrics {
         families.extend(self.of_connections());
         families.extend(self.of_upstreams());
         families.extend(credentials::families(&self.credentials, self.started));
+        families.extend(quotas::families(&self.observed.budgets(), self.started));
         families.extend(self.of_the_daemon());
         families.extend(self.of_replicas());
         families.extend(process::families(self.started));

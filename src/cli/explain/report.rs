@@ -156,6 +156,11 @@ impl Report<'_> {
             })),
             "rule": self.rule().map(|rule| json!({ "kind": rule.kind, "pattern": rule.pattern })),
             "credential": self.route.and_then(|(route, _)| route.credential.as_ref().map(|one| &one.name)),
+            "api_quota": self.route.and_then(|(route, _)| route.credential.as_ref()?.api_quota).map(|quota| json!({
+                "requests": quota.requests,
+                "per_ms": milliseconds(quota.per),
+                "wait_ms": milliseconds(quota.wait),
+            })),
             "upstream": forwarded.map(Self::upstream_url),
             "fields": forwarded.map(|forwarded| json!({
                 "sent": self.shown(&forwarded.head.headers),

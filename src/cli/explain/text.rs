@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::report::{Report, escaped};
 use crate::cli::output;
 use crate::config;
-use crate::config::{Destination, Forwarded as Tells};
+use crate::config::{ApiQuota, Destination, Forwarded as Tells};
 use crate::documentation;
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::rules::Ruling;
@@ -138,6 +138,15 @@ impl Report<'_> {
         match &route.credential {
             Some(credential) => lines.stage("credential", &credential.name),
             None => lines.stage("credential", "none"),
+        }
+        if let Some(ApiQuota { requests, per, wait, .. }) =
+            route.credential.as_ref().and_then(|one| one.api_quota)
+        {
+            lines.stage(
+                "quota",
+                format_args!("{requests} requests in {}, shared by all callers;", shown(per)),
+            );
+            lines.more(format_args!("a request waits for its turn: {}", shown(wait)));
         }
         lines.stage("upstream", format_args!("{} {}", forwarded.head.method, Self::upstream_url(forwarded)));
         if matches!(route.upstream.destination, Destination::Discovered) {

@@ -167,6 +167,13 @@ impl Report {
             ("quota", format!("{} now", counted(credential.quota_remaining as usize, "token request"))),
             ("state", if credential.durable { "on disk" } else { "in memory only" }.to_owned()),
         ];
+        if let Some(quota) = &credential.api_quota {
+            let waiting =
+                if quota.waiting > 0 { format!(", {} waiting", quota.waiting) } else { String::new() };
+            let text =
+                format!("{} of {} left{waiting}, {} refused", quota.left, quota.requests, quota.refused);
+            facts.push(("api quota", text));
+        }
         if let Some(tenant) = &credential.tenant {
             facts.push(("tenant", printable(tenant)));
         }

@@ -16,6 +16,7 @@
 //! another principal.
 
 mod canonical;
+mod settings;
 mod subjects;
 
 use std::fmt;
@@ -25,12 +26,11 @@ use secrecy::SecretString;
 
 use self::canonical::{Canonical, digest};
 use super::certificate;
-use super::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
+use super::credential::{ClientCertificate, Credential, Proxy, Quota, Roots};
 use super::endpoint::Issuer;
 use super::identity::{Assertion, ClientAuth, Grant, Identity, RequestHeader, SignedAssertion};
 use super::login::Login;
 use super::pem_file::PemFile;
-use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
 
 /// A row of the module's table. An identity covers the fields of one row and of all rows above.
@@ -159,6 +159,7 @@ impl Credential {
             refresh_timeout,
             connect_timeout,
             quota: Quota { requests, per },
+            api_quota,
             retry_after_max,
             roots,
             ca_file,
@@ -194,6 +195,7 @@ impl Credential {
         all.add(Decides::Operation, "timeout", &(*timeout, *refresh_timeout));
         all.add(Decides::Operation, "connect_timeout", connect_timeout);
         all.add(Decides::Operation, "quota", &(u64::from(requests.get()), *per));
+        all.api_quota(api_quota.as_ref());
         all.add(Decides::Operation, "retry_after_max", retry_after_max);
         let (certificates, has_system) = match roots {
             Roots::System => (None, true),
@@ -358,43 +360,6 @@ impl Classified {
         self.add(Decides::Operation, "authorize_url", authorize_url);
         self.add(Decides::Operation, "redirect_uri", redirect_uri.as_str());
         self.add(Decides::Operation, "issuer", &issuer.as_ref().map(Issuer::as_str));
-    }
-
-    fn parameters(&mut self, parameters: &TokenParameters) {
-        let TokenParameters { format, audience, resources, extra, names } = parameters;
-        self.add(Decides::Request, "request_format", format);
-        self.add(Decides::Token, "audience", audience);
-        self.add(Decides::Token, "resource", resources);
-        self.add(Decides::Token, "extra", extra);
-        // A server reads a renamed parameter as a different one, or ignores it.
-        self.add(Decides::Token, "request_fields", names);
-    }
-
-    fn answer_fields(&mut self, fields: &AnswerFields) {
-        let AnswerFields { access_token, expires_in, refresh_token, scope } = fields;
-        self.add(Decides::Request, "fields.access_token", access_token);
-        self.add(Decides::Request, "fields.expires_in", expires_in);
-        self.add(Decides::Request, "fields.refresh_token", refresh_token);
-        self.add(Decides::Request, "fields.scope", scope);
-    }
-
-    /// Classifies `errors`. A change of these codes may give the last response another meaning, so the token
-    /// request is made again at once.
-    fn error_codes(&mut self, codes: &ErrorCodes) {
-        let ErrorCodes { dead, throttled, client, transient } = codes;
-        self.add(Decides::Request, "errors.dead", dead);
-        self.add(Decides::Request, "errors.throttled", throttled);
-        self.add(Decides::Request, "errors.client", client);
-        self.add(Decides::Request, "errors.transient", transient);
-    }
-
-    fn state_place(&mut self, place: Option<&StatePlace>) {
-        let Some(StatePlace { path, key, previous_keys }) = place else { return };
-        self.add(Decides::Operation, "state_file", path.as_os_str().as_bytes());
-        if let Some(key) = key {
-            self.add(Decides::Operation, "state_key", key);
-        }
-        self.add(Decides::Operation, "state_key_previous", previous_keys);
     }
 }
 

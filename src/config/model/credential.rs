@@ -61,6 +61,8 @@ pub struct Credential {
     pub connect_timeout: Duration,
     /// The bound on token requests.
     pub quota: Quota,
+    /// The bound on requests to the API with the credential's tokens; `None` for no bound.
+    pub api_quota: Option<ApiQuota>,
     /// The longest `Retry-After` that is obeyed.
     pub retry_after_max: Duration,
     /// The trusted authorities for the token endpoint.
@@ -162,6 +164,19 @@ pub struct Quota {
     pub requests: NonZeroU32,
     /// The time of the refill, never zero.
     pub per: Duration,
+}
+
+/// What an API allows one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiQuota {
+    /// The most requests in any interval of `per`.
+    pub requests: NonZeroU32,
+    /// The interval, never zero.
+    pub per: Duration,
+    /// Whether the API's own words about its limit lower the bound.
+    pub learn: bool,
+    /// How long a request may wait for its turn.
+    pub wait: Duration,
 }
 
 /// The trusted certificate authorities.

@@ -109,6 +109,7 @@ impl Resolver<'_> {
             refresh_timeout,
             connect_timeout: self.positive(file.connect_timeout, 3),
             quota: self.quota(file.quota),
+            api_quota: self.api_quota(file.api_quota, provider),
             retry_after_max: self.positive(file.retry_after_max, 15 * 60),
             roots,
             ca_file,

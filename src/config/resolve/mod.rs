@@ -5,6 +5,7 @@
 
 mod admin;
 mod api_discovery;
+mod api_quota;
 mod assertion;
 mod audit;
 mod authorities;

@@ -2,6 +2,7 @@
 //!
 //! The endpoints are those of the vendors.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use toml::Spanned;
 
 use super::Resolver;
 use super::region::{domains, one_of};
-use crate::config::model::credential::HttpVersion;
+use crate::config::model::credential::{ApiQuota, HttpVersion};
 use crate::config::model::pattern::Pattern;
 use crate::config::source::choice::{Grant, Provider};
 use crate::config::source::key::Key;
@@ -42,6 +43,14 @@ const GENESYS_PROTECTED: [&str; 5] = [
     "POST /**/api/v2/oauth/clients/*/secret",
 ];
 
+/// Genesys Cloud allows a token 300 requests a minute.
+const GENESYS_QUOTA: ApiQuota = ApiQuota {
+    requests: const { NonZeroU32::new(300).unwrap() },
+    per: Duration::from_mins(1),
+    learn: true,
+    wait: Duration::from_secs(2),
+};
+
 /// A CXone token lives for an hour.
 const CXONE_REFRESH_MARGIN: Duration = Duration::from_mins(10);
 
@@ -59,6 +68,14 @@ pub(super) fn set_if_absent(provider: Provider) -> Vec<(HeaderName, HeaderValue)
     match provider {
         Provider::Cxone => vec![(ACCEPT, HeaderValue::from_static("application/json"))],
         Provider::Oauth2 | Provider::Genesys => Vec::new(),
+    }
+}
+
+/// What the API allows one token, where the vendor documents that.
+pub(super) const fn api_quota(provider: Provider) -> Option<ApiQuota> {
+    match provider {
+        Provider::Genesys => Some(GENESYS_QUOTA),
+        Provider::Oauth2 | Provider::Cxone => None,
     }
 }
 

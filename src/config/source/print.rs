@@ -16,7 +16,7 @@ use super::shape::{Property, Shape, Shaped};
 use super::shipped;
 use super::shipped::ShippedKey;
 use crate::config::model::config::Config;
-use crate::config::model::credential::{Credential, HttpVersion};
+use crate::config::model::credential::{ApiQuota, Credential, HttpVersion};
 use crate::config::model::endpoint::Endpoint;
 use crate::config::model::environment::Environment;
 use crate::config::model::identity::{ClientAuth, Grant};
@@ -236,6 +236,7 @@ fn absent_of_credential(key: &str, credential: &Credential) -> Absent {
             HttpVersion::Http2 => "2",
         })),
         "refresh_margin" => Absent::Value(duration(credential.refresh_margin)),
+        "api_quota" => credential.api_quota.map_or(Absent::Default, |quota| Absent::Value(api_quota(&quota))),
         "login_stub" => Absent::Value(list(credential.login_stub.iter().cloned())),
         "basic_encoding" => only_if(matches!(credential.identity.client_auth, ClientAuth::Basic { .. })),
         "subject_token_type" => only_if(grants().any(|grant| matches!(grant, Grant::TokenExchange { .. }))),
@@ -338,6 +339,12 @@ fn key_text(key: &str) -> String {
     let is_bare =
         !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if is_bare { key.to_owned() } else { string(key) }
+}
+
+/// A quota of an API as it can be written.
+fn api_quota(ApiQuota { requests, per, learn, wait }: &ApiQuota) -> String {
+    let (per, wait) = (duration(*per), duration(*wait));
+    format!("{{ requests = {requests}, per = {per}, learn = {learn}, wait = {wait} }}")
 }
 
 /// A duration as it can be written.

@@ -126,6 +126,13 @@ const DESCRIPTIONS: [(&str, &str); 55] = [
     ("credentials.quota", "Quota of token requests: a burst of `requests`, refilled over `per`."),
     ("credentials.quota.requests", "The number of token requests."),
     ("credentials.quota.per", "The time over which the quota is refilled."),
+    ("credentials.api_quota.requests", "The most requests in any interval of `per`."),
+    ("credentials.api_quota.per", "The interval, from 100ms to 24h."),
+    (
+        "credentials.api_quota.learn",
+        "Whether what the API says about its limit lowers the budget; true by default.",
+    ),
+    ("credentials.api_quota.wait", "Longest wait of a request for its turn, at most 5m; 2s by default."),
     ("routes.retry_429.attempts", "Most retries of a request; 0 passes the 429 on."),
     ("routes.retry_429.max_wait", "Longest total wait of a request."),
     ("routes.retry_429.methods", "The methods to retry."),

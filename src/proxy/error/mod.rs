@@ -88,6 +88,14 @@ pub enum ProxyError {
         /// Why, and when there may be an address.
         undiscovered: Undiscovered,
     },
+    /// The requests that the API allows the credential are used up.
+    #[error("the quota of the api is used up")]
+    ApiQuotaExhausted {
+        /// The name of the credential.
+        credential: String,
+        /// The time until the caller's turn.
+        retry_after: Duration,
+    },
     /// The circuit breaker of the upstream is open.
     #[error("the upstream's breaker is open")]
     UpstreamUnavailable {
@@ -139,6 +147,7 @@ struct Answer {
 impl ProxyError {
     /// The codes of all errors.
     pub const CODES: &'static [&'static str] = &[
+        "api_quota_exhausted",
         "audit_unavailable",
         "bad_request",
         "body_too_large",
@@ -225,6 +234,9 @@ impl ProxyError {
             Self::NotDiscovered { .. } => {
                 (503, "upstream_unavailable", "Upstream not discovered", DestinationNotFound)
             }
+            Self::ApiQuotaExhausted { .. } => {
+                (429, "api_quota_exhausted", "API quota exhausted", ProxyInternalResponse)
+            }
             Self::UpstreamUnavailable { .. } => {
                 (503, "upstream_unavailable", "Upstream unavailable", DestinationUnavailable)
             }
@@ -262,7 +274,9 @@ impl ProxyError {
         match self {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
             Self::NotDiscovered { undiscovered, .. } => Some(undiscovered.retry_after),
-            Self::UpstreamUnavailable { retry_after } => Some(*retry_after),
+            Self::UpstreamUnavailable { retry_after } | Self::ApiQuotaExhausted { retry_after, .. } => {
+                Some(*retry_after)
+            }
             Self::Draining
             | Self::AuditUnavailable
             | Self::Overloaded(_)
@@ -311,6 +325,13 @@ impl ProxyError {
                     "The route has upstream = \"discover\", and the issuer of the credential `{credential}` has not \
                      published the API's address yet. Try again, or set `upstream` to the address.{}",
                     last.unwrap_or_default()
+                );
+            }
+            Self::ApiQuotaExhausted { credential, .. } => {
+                return format!(
+                    "The API allows the credential `{credential}` a number of requests that is used up, and the turn of \
+                     this caller comes later than a request may wait. The API has not seen the request. Try again after \
+                     the time in Retry-After."
                 );
             }
             Self::UpstreamUnavailable { .. } => {
@@ -421,6 +442,13 @@ mod tests {
         ProxyError::NotDiscovered { credential: "cxone".into(), undiscovered }
     }
 
+    fn api_quota_exhausted() -> ProxyError {
+        ProxyError::ApiQuotaExhausted {
+            credential: "genesys".into(),
+            retry_after: Duration::from_millis(1500),
+        }
+    }
+
     fn by_proxy(proxy_status: ProxyStatus) -> ProxyError {
         ForwardError::Proxy(proxy_status, "x".to_owned()).into()
     }
@@ -458,6 +486,7 @@ mod tests {
             (no_token_error(Reason::ScopeMissing, None), 503, "scope_missing"),
             (not_discovered(None), 503, "upstream_unavailable"),
             (not_discovered(Some(AddressRefusal::OtherDomain)), 503, "upstream_unavailable"),
+            (api_quota_exhausted(), 429, "api_quota_exhausted"),
             (refused().into(), 502, "upstream_unreachable"),
             (ForwardError::ConnectTimeout.into(), 502, "upstream_unreachable"),
             (by_proxy(ProxyStatus::HttpRequestDenied), 502, "upstream_unreachable"),
@@ -503,6 +532,11 @@ mod tests {
 
         let sentence = " The last token request failed: the token endpoint did not answer.";
         assert!(detail.ends_with(sentence) && !detail.contains("hunter2"), "{detail}");
+    }
+
+    #[test]
+    fn the_turn_of_a_caller_is_named_in_seconds_rounded_up() {
+        assert_eq!(api_quota_exhausted().response(Version::HTTP_11).headers()["retry-after"], "2");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use self::prefix::Prefix;
 use self::rules::Rules;
 use super::auth::rejection_hold::RejectionHold;
 use super::message::field_rules::FieldRules;
+use super::quota::budget::Budget;
 use super::upstream::{Destination, Upstream};
 use crate::config::{self, Admitted, Forwarded, Retry429, RewrittenLinks, TokenScheme};
 use crate::token::{AccessToken, Demanded, Generation, TokenSource};
@@ -49,6 +50,8 @@ pub struct Route {
     pub base_path: String,
     /// The tokens of the credential; `None` for `credential = "none"`.
     pub token: Option<TokenSource>,
+    /// The requests that the API allows the credential; `None` without `api_quota`.
+    pub budget: Option<Budget>,
     /// Statuses that mean a rejected token.
     pub retry_on: Vec<StatusCode>,
     /// The retries after a 429.
@@ -126,6 +129,7 @@ impl Route {
             upstream,
             base_path: route.upstream.destination.path().to_owned(),
             token: token.map(|source| source.for_route(Arc::clone(&hold) as _)),
+            budget: None,
             hold,
             timeout: route.timeout,
             read_timeout: route.read_timeout,
@@ -140,6 +144,12 @@ impl Route {
             body_timeout: route.body_timeout,
             body_rate: route.body_rate,
         }
+    }
+
+    /// Bounds the requests of the route by this budget.
+    #[must_use]
+    pub fn within(self, budget: Option<Budget>) -> Self {
+        Self { budget, ..self }
     }
 
     /// Takes over the rejection hold of the route `before` and its demand for a later token, if both routes have the same
@@ -340,6 +350,7 @@ mod tests {
             upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
             base_path: String::new(),
             token: None,
+            budget: None,
             hold: Arc::default(),
             timeout: Duration::from_secs(1),
             allows_websocket: false,

@@ -53,6 +53,7 @@ fn line(finished: &Finished<'_>, severity: Severity) {
         bytes: outcome.bytes,
         duration: Some(finished.duration),
         token_wait: credential.map(|_| token_wait),
+        quota_wait: finished.quota_wait,
         upstream_time: (outcome.attempts > 0).then(|| finished.upstream.elapsed()),
         is_complete: outcome.is_complete,
         error: outcome.error.as_deref(),

@@ -48,6 +48,8 @@ pub struct Exchange {
     pub trace: Option<TraceContext>,
     /// The time that the request may wait for tokens.
     pub token_wait: TokenWait,
+    /// How long the request has waited for its turn; `None` before its first permit, and without a quota of the API.
+    pub quota_wait: Option<Duration>,
     /// The configured caller; `None` where none is configured.
     pub identity: Option<Identity>,
     /// The client's address according to a trusted proxy.
@@ -111,6 +113,7 @@ impl Exchange {
             },
             trace: if present.has_trace() { TraceContext::of(request.headers()) } else { None },
             token_wait: TokenWait::new(settings.token_wait),
+            quota_wait: None,
             identity: None,
             client_address,
             started: Instant::now(),
@@ -251,6 +254,7 @@ impl Drop for Exchange {
             outcome: &self.outcome,
             duration: self.started.elapsed(),
             token_wait: self.token_wait.spent(),
+            quota_wait: self.quota_wait,
             upstream: &self.upstream,
         };
         finished.count(&self.meter);

@@ -22,6 +22,7 @@ pub mod retry;
 mod send;
 pub mod settings;
 mod trace;
+mod turn;
 pub mod websocket;
 
 use std::pin::pin;
@@ -52,6 +53,7 @@ use super::message::forwarded;
 use super::message::json_links::JsonLinks;
 use super::message::loops::LoopMark;
 use super::message::via::Via;
+use super::quota::allowance::Allowance;
 use super::route::guard::Present;
 use super::upstream::forward::Answered;
 use super::upstream::pool::Pool;
@@ -71,6 +73,8 @@ pub struct Service {
     labels: Vec<Rc<RouteLabels>>,
     /// The configured callers; `None` without any.
     callers: Option<KnownCallers>,
+    /// In the order of [`Route::index`](super::route::Route::index); `None` for a route without a quota.
+    allowances: Vec<Option<Rc<Allowance>>>,
     pub(super) meter: Rc<Meter>,
 }
 
@@ -97,8 +101,24 @@ impl Service {
         let labels = labels.collect();
         let callers = shared.callers.as_ref().map(|callers| KnownCallers::new(Arc::clone(callers), &meter));
         let refusals = Refusals::new(shared.refused.clone());
+        let allowances = turn::allowances(&shared.table, &[]);
         let header_cache = HeaderCache::default();
-        Self { shared, via, loop_mark, header_cache, refusals, pools, labels, callers, meter }
+        Self { shared, via, loop_mark, header_cache, refusals, pools, labels, callers, allowances, meter }
+    }
+
+    /// Continues what the worker kept under the configuration `before`.
+    #[must_use]
+    pub(super) fn continuing(mut self, before: &Self) -> Self {
+        self.header_cache = before.header_cache.for_another_table();
+        self.allowances = turn::allowances(&self.shared.table, &before.allowances);
+        self
+    }
+
+    /// Forgets what is over.
+    pub(super) fn sweep(&self) {
+        self.header_cache.forget_tokens();
+        self.refusals.hand_over();
+        self.allowances.iter().flatten().for_each(|allowance| allowance.sweep());
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.

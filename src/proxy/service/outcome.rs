@@ -159,6 +159,8 @@ pub struct Finished<'a> {
     pub duration: Duration,
     /// How long the request waited for tokens.
     pub token_wait: Duration,
+    /// How long the request waited for its turn; `None` without a quota of the API.
+    pub quota_wait: Option<Duration>,
     /// How long the upstream took to answer with a head, all attempts together.
     pub upstream: &'a Stopwatch,
 }

@@ -25,7 +25,9 @@ impl Refusals {
 
     /// Counts a refusal, unless the error is no fault of the caller.
     pub fn add(&self, exchange: &Exchange, error: &ProxyError) {
-        if self.reports.is_none() || !error.status().is_client_error() {
+        let is_callers_fault =
+            error.status().is_client_error() && !matches!(error, ProxyError::ApiQuotaExhausted { .. });
+        if self.reports.is_none() || !is_callers_fault {
             return;
         }
         let mut counts = self.counts.borrow_mut();

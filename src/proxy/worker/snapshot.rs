@@ -101,8 +101,7 @@ impl Snapshot {
         set_header_case(&pools, &service_settings);
         let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
         let gone: Vec<_> = before.pools.iter().filter(is_gone).map(Rc::clone).collect();
-        let mut service = Service::new(service_settings, worker, pools);
-        service.header_cache = before.header_cache.for_another_table();
+        let service = Service::new(service_settings, worker, pools).continuing(&before);
         *self.service.borrow_mut() = Rc::new(service);
         *self.listen_sockets.borrow_mut() = Some(listen_sockets);
         for pool in gone {
@@ -122,8 +121,7 @@ impl Snapshot {
     /// Ends connections to upstreams that have been idle for too long, and moves the circuit breakers' windows on.
     pub fn sweep(&self, now: Instant) {
         let service = self.service();
-        service.header_cache.forget_tokens();
-        service.refusals.hand_over();
+        service.sweep();
         for pool in &service.pools {
             pool.reap(now);
             pool.upstream.breaker.tick();

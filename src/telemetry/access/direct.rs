@@ -163,6 +163,7 @@ fn members(to: &mut String, line: &Line<'_>, severity: Severity) {
     number(to, ",\"bytes\":", Some(line.bytes));
     milliseconds(to, ",\"duration_ms\":", line.duration);
     milliseconds(to, ",\"token_wait_ms\":", line.token_wait);
+    milliseconds(to, ",\"quota_wait_ms\":", line.quota_wait);
     milliseconds(to, ",\"upstream_ms\":", line.upstream_time);
     to.push_str(if line.is_complete { ",\"complete\":true" } else { ",\"complete\":false" });
     text(to, ",\"error\":", line.error);
@@ -272,6 +273,7 @@ mod tests {
                 bytes: numbers[3].unwrap_or_default(),
                 duration: duration(0),
                 token_wait: duration(1),
+                quota_wait: duration(1),
                 upstream_time: duration(2),
                 is_complete,
                 error: text(9),

@@ -48,6 +48,8 @@ pub struct Line<'a> {
     pub duration: Option<Duration>,
     /// How long the request waited for a token.
     pub token_wait: Option<Duration>,
+    /// How long the request waited for its turn; `None` without a quota of the API.
+    pub quota_wait: Option<Duration>,
     /// How long the upstream took to answer with a head, all attempts together.
     pub upstream_time: Option<Duration>,
     /// Whether the caller was sent a whole response.
@@ -90,6 +92,7 @@ impl Line<'_> {
                     bytes = self.bytes,
                     duration_ms = self.duration.map(milliseconds),
                     token_wait_ms = self.token_wait.map(milliseconds),
+                    quota_wait_ms = self.quota_wait.map(milliseconds),
                     upstream_ms = self.upstream_time.map(milliseconds),
                     complete = self.is_complete,
                     error = self.error,

@@ -66,6 +66,7 @@ tables! {
         shown timeout: Duration,
         shown connect_timeout: Duration,
         hidden quota: Rate,
+        hidden api_quota: Option<ApiQuota>,
         shown retry_after_max: Duration,
         shown ca_file: PathBuf,
         shown system_roots: bool,
@@ -107,6 +108,14 @@ tables! {
         shown transient: Texts,
     }
 
+    /// `api_quota` of a credential, unless `""`.
+    plain ApiQuota {
+        shown requests: u32,
+        shown per: Duration,
+        shown learn: bool,
+        shown wait: Duration,
+    }
+
     /// `quota` of a credential: `requests` within `per`.
     inline("a table such as { requests = 10, per = \"60s\" }") Rate {
         shown requests: u32,
@@ -117,6 +126,19 @@ tables! {
 shapes! {
     Credentials: <BTreeMap<Spanned<String>, Entry<Credential>>>::shape(),
     Claim: Shape::Claim,
+    Option<ApiQuota>: Shape::OneOf(vec![Shape::Choice(vec![""]), ApiQuota::shape()]),
+}
+
+/// A table, or `""` for none.
+impl Value for Option<ApiQuota> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a table such as { requests = 300, per = \"60s\" }, or \"\"";
+        match reader.text(value) {
+            Some("") => Some(None),
+            Some(_) => reader.invalid(value, path, EXPECTED),
+            None => reader.inline_table(value, path, EXPECTED).map(Some),
+        }
+    }
 }
 
 /// `[credentials.NAME]`, by name.

@@ -21,7 +21,7 @@ use crate::config::model::secret::SecretSource;
 
 pub(in crate::config) use self::caller::{Caller, Callers};
 pub(in crate::config) use self::credential::{
-    Assertion, ClaimsByName, Credential, Credentials, Errors, Fields, Rate,
+    ApiQuota, Assertion, ClaimsByName, Credential, Credentials, Errors, Fields, Rate,
 };
 pub(in crate::config) use self::route::{Breaker, Headers, Retry429, Route, Routes};
 pub(in crate::config) use self::server::{Admin, Health, Limits, Server, Tls};
