@@ -38,7 +38,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 6] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 55] = [
+const DESCRIPTIONS: [(&str, &str); 59] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
