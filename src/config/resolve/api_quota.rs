@@ -89,20 +89,23 @@ mod tests {
         }
     }
 
-    fn quota(requests: u32, per: u64, learn: bool, wait: u64) -> Option<ApiQuota> {
+    fn quota(requests: u32, per: u64, learn: bool, wait: u64) -> ApiQuota {
         let requests = NonZeroU32::new(requests).unwrap();
         let (per, wait) = (Duration::from_secs(per), Duration::from_secs(wait));
-        Some(ApiQuota { requests, per, learn, wait })
+        ApiQuota { requests, per, learn, wait }
     }
 
     #[test]
     fn only_the_preset_of_genesys_brings_a_quota() {
         assert_eq!(read(OAUTH2), Ok(None));
-        assert_eq!(read(GENESYS), Ok(quota(300, 60, true, 2)));
+        assert_eq!(read(GENESYS), Ok(Some(quota(300, 60, true, 2))));
         assert_eq!(read(&format!("{GENESYS}\napi_quota = \"\"")), Ok(None));
-        assert_eq!(read(&format!("{GENESYS}\napi_quota = {{ wait = \"5s\" }}")), Ok(quota(300, 60, true, 5)));
+        assert_eq!(
+            read(&format!("{GENESYS}\napi_quota = {{ wait = \"5s\" }}")),
+            Ok(Some(quota(300, 60, true, 5)))
+        );
         let own = "[credentials.c.api_quota]\nrequests = 10\nper = \"1s\"\nlearn = false\nwait = \"0s\"";
-        assert_eq!(read(&format!("{OAUTH2}\n{own}")), Ok(quota(10, 1, false, 0)));
+        assert_eq!(read(&format!("{OAUTH2}\n{own}")), Ok(Some(quota(10, 1, false, 0))));
     }
 
     #[test]
