@@ -50,8 +50,9 @@ impl World {
         let budget = config.credentials[0].api_quota.map(budget);
         let mut table = Table::default();
         for route in &config.routes {
-            let entry = Route::new(route, Arc::clone(&upstream), Some(source.clone()), false);
-            table.add(None, &route.path, entry.within(budget.clone()));
+            let credential = [(source.clone(), budget.clone())];
+            let entry = Route::new(route, Arc::clone(&upstream), credential, false);
+            table.add(None, &route.path, entry);
         }
         let shared = ServiceSettings::new(config, table, INSTANCE.to_owned(), clock);
         let configuration =

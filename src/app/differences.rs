@@ -45,8 +45,9 @@ pub(super) fn differences(before: &Config, after: &Config) -> Reloaded {
 /// credential's own settings, and each of these routes leads to a configured address. The previous routes then send a
 /// token of the new credential only where the new configuration sends it.
 pub(super) fn keeps_routes_of(credential: &str, before: &Config, after: &Config) -> bool {
-    let uses = |route: &&Route| route.credential.as_ref().is_some_and(|one| one.name == credential);
-    let without_credential = |route: &Route| Route { name: String::new(), credential: None, ..route.clone() };
+    let uses = |route: &&Route| route.credentials().iter().any(|one| one.name == credential);
+    let without_credential =
+        |route: &Route| Route { name: String::new(), credential: None, pool: None, ..route.clone() };
     before.routes.iter().filter(uses).all(|old| {
         let is_as_before = |new: &Route| without_credential(old) == without_credential(new);
         matches!(old.upstream.destination, Destination::Written(_))

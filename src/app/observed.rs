@@ -25,6 +25,7 @@ use crate::peer_text::printable;
 use crate::proxy::quota::budget::Budget;
 use crate::proxy::quota::ledger::{LineStatus, Status};
 use crate::proxy::quota::line::LineKey;
+use crate::proxy::route::member::Member;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream as Connected;
 use crate::proxy::worker::ConnectionCounter;
@@ -236,9 +237,11 @@ impl Parts for Observed {
         let times = WallTimes::now(settings.clock);
         let hold = |route: &Route| {
             let route = settings.table.find(route.host.as_deref(), &route.path)?;
-            let (held, token) = (route.hold.seen(times.moment())?, route.token.as_ref()?);
+            let held_member =
+                |member: &Member| Some((member.hold.seen(times.moment())?, member.source.name().to_owned()));
+            let (held, credential) = route.members.iter().find_map(held_member)?;
             Some(Hold {
-                credential: token.name().to_owned(),
+                credential,
                 since: Time::new(times.at(held.since)),
                 until: Time::new(times.at(held.until)),
                 outcome: held.cause.as_str().to_owned(),
@@ -297,8 +300,9 @@ impl Observed {
     /// The budgets of credentials, each once.
     pub(super) fn budgets(&self) -> Vec<Budget> {
         let settings = self.settings();
+        let members = settings.table.routes().iter().flat_map(|route| &route.members);
         let mut all: Vec<Budget> = Vec::new();
-        for budget in settings.table.routes().iter().filter_map(|route| route.budget.as_ref()) {
+        for budget in members.filter_map(|member| member.budget.as_ref()) {
             if !all.iter().any(|known| known.is(budget)) {
                 all.push(budget.clone());
             }

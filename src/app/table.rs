@@ -1,9 +1,12 @@
 //! Builds the routing table of a configuration, with the upstreams and discoveries of its routes.
 
+use std::sync::Arc;
+
 use super::StartError;
 use super::upstreams::{Continued, Discovering, InForce, Resources, Upstreams};
+
 use crate::config;
-use crate::config::Config;
+use crate::config::{Config, Credential};
 use crate::proxy::route::{Route, Table};
 
 pub(super) struct Served {
@@ -31,14 +34,17 @@ pub(super) fn serve(
     let mut upstreams = Upstreams::new(resources, &config.routes, in_force);
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
-        let token = route.credential.as_ref().and_then(|credential| {
+        let source = |credential: &Arc<Credential>| {
             resources.sources.iter().find(|source| source.name() == credential.name).cloned()
-        });
-        let budget = route.credential.as_ref().and_then(|one| resources.budgets.of(&one.name)).cloned();
+        };
+        let member = |credential: &Arc<Credential>| {
+            Some((source(credential)?, resources.budgets.of(&credential.name).cloned()))
+        };
+        let members = route.credentials().iter().filter_map(member);
         let (host, path) = (route.host.as_deref(), route.path.as_str());
         let must_be_plain = has_named_callers || config.routes.iter().any(|other| is_behind(other, route));
-        let entry = Route::new(route, upstream, token, must_be_plain).within(budget);
-        table.add(host, path, entry.with_hold_of(previous.and_then(|table| table.find(host, path))));
+        let entry = Route::new(route, upstream, members, must_be_plain);
+        table.add(host, path, entry.with_records_of(previous.and_then(|table| table.find(host, path))));
     }
     let (upstreams, discoveries, discovered) = upstreams.into_parts()?;
     Ok(Served { table, upstreams, discoveries, discovered })

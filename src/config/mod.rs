@@ -33,6 +33,7 @@ pub use model::log::{Log, LogFormat, LogOutput, Sampling};
 pub use model::login::{Login, RedirectUri};
 pub use model::pattern::Pattern;
 pub use model::pem_file::PemFile;
+pub use model::pool::Pool;
 pub use model::protection::{Breaker, Protection, Retry429};
 pub use model::request::{AnswerFields, ErrorCodes, MemberPath, NEVER_LISTED, TokenParameters};
 pub use model::route::{

@@ -20,6 +20,7 @@ pub(in crate::config) mod log;
 pub mod login;
 pub mod pattern;
 pub(in crate::config) mod pem_file;
+pub mod pool;
 pub mod protection;
 pub mod request;
 pub(in crate::config) mod route;

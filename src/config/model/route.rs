@@ -12,6 +12,7 @@ use super::credential::{ClientCertificate, Credential, HttpVersion, Proxy, Roots
 use super::fields::Fields;
 use super::pattern::Pattern;
 use super::pem_file::PemFile;
+use super::pool::Pool;
 use super::protection::{Protection, Retry429};
 use super::token_field::TokenField;
 
@@ -27,8 +28,10 @@ pub struct Route {
     pub path: String,
     /// The upstream.
     pub upstream: Upstream,
-    /// The credential whose token the requests get; `None` for none.
+    /// The credential whose token the requests get, the first one of a pool; `None` for none.
     pub credential: Option<Arc<Credential>>,
+    /// The pool that the credentials are of.
+    pub pool: Option<Arc<Pool>>,
     /// Allowed and denied requests.
     pub rules: Rules,
     /// Whether `path` is removed from the path that the upstream receives.
@@ -92,6 +95,13 @@ impl fmt::Display for Admitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all: Vec<&str> = self.named.iter().chain(&self.certificates).map(String::as_str).collect();
         f.write_str(&all.join(", "))
+    }
+}
+
+impl Route {
+    /// The credentials, of which a request uses one: several for a pool.
+    pub fn credentials(&self) -> &[Arc<Credential>] {
+        self.pool.as_ref().map_or(self.credential.as_slice(), |pool| &pool.credentials)
     }
 }
 

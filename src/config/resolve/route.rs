@@ -213,6 +213,7 @@ impl Resolver<'_> {
                 http_version,
             },
             credential: credential?,
+            pool: None,
         })
     }
 

@@ -153,6 +153,11 @@ impl Budget {
         &self.seen.name
     }
 
+    /// How many requests may go out now, as far as is known.
+    pub fn left(&self) -> u32 {
+        self.seen.left.load(Ordering::Relaxed)
+    }
+
     /// Whether both are one budget.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.seen, &other.seen)

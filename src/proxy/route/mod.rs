@@ -5,6 +5,7 @@
 
 pub mod guard;
 pub mod lenient_path;
+pub mod member;
 mod percent;
 pub mod prefix;
 pub mod rules;
@@ -18,14 +19,14 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, StatusCode};
 
 use self::guard::Target;
+use self::member::Member;
 use self::prefix::Prefix;
 use self::rules::Rules;
-use super::auth::rejection_hold::RejectionHold;
 use super::message::field_rules::FieldRules;
 use super::quota::budget::Budget;
 use super::upstream::{Destination, Upstream};
 use crate::config::{self, Admitted, Forwarded, Retry429, RewrittenLinks, TokenScheme};
-use crate::token::{AccessToken, Demanded, Generation, TokenSource};
+use crate::token::TokenSource;
 
 /// A route as requests use it.
 #[derive(Debug)]
@@ -48,18 +49,14 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// The base path of a configured upstream; empty or `/…` without a trailing slash.
     pub base_path: String,
-    /// The tokens of the credential; `None` for `credential = "none"`.
-    pub token: Option<TokenSource>,
-    /// The requests that the API allows the credential; `None` without `api_quota`.
-    pub budget: Option<Budget>,
+    /// The credentials, of which a request uses one: several for a pool, none for `credential = "none"`.
+    pub members: Vec<Member>,
     /// Statuses that mean a rejected token.
     pub retry_on: Vec<StatusCode>,
     /// The retries after a 429.
     pub retry_429: Retry429,
     /// Whether an idempotent request whose reused connection closed without an answer is sent once more.
     pub retry_stale: bool,
-    /// The record of rejected tokens.
-    pub hold: Arc<RejectionHold>,
     /// Longest time from the end of the request to the response head.
     pub timeout: Duration,
     /// Whether callers may switch to WebSocket.
@@ -111,10 +108,9 @@ impl Route {
     pub fn new(
         route: &config::Route,
         upstream: Arc<Upstream>,
-        token: Option<TokenSource>,
+        members: impl IntoIterator<Item = (TokenSource, Option<Budget>)>,
         must_be_plain: bool,
     ) -> Self {
-        let hold = Arc::<RejectionHold>::default();
         Self {
             index: 0,
             name: route.name.clone(),
@@ -128,9 +124,7 @@ impl Route {
             retry_stale: route.retry_stale,
             upstream,
             base_path: route.upstream.destination.path().to_owned(),
-            token: token.map(|source| source.for_route(Arc::clone(&hold) as _)),
-            budget: None,
-            hold,
+            members: members.into_iter().map(|(source, budget)| Member::new(&source, budget)).collect(),
             timeout: route.timeout,
             read_timeout: route.read_timeout,
             allows_websocket: route.allows_websocket,
@@ -146,36 +140,18 @@ impl Route {
         }
     }
 
-    /// Bounds the requests of the route by this budget.
+    /// Takes over what the route `before` has learnt of its credentials, and its demands for later tokens, for each
+    /// credential that both routes have.
     #[must_use]
-    pub fn within(self, budget: Option<Budget>) -> Self {
-        Self { budget, ..self }
-    }
-
-    /// Takes over the rejection hold of the route `before` and its demand for a later token, if both routes have the same
-    /// credential.
-    #[must_use]
-    pub fn with_hold_of(self, before: Option<&Self>) -> Self {
-        match (before, &self.token) {
-            (Some(Self { token: Some(token), hold, .. }), Some(own)) if token.is(own) => {
-                Self { hold: Arc::clone(hold), token: Some(token.clone()), ..self }
+    pub fn with_records_of(mut self, before: Option<&Self>) -> Self {
+        for member in &mut self.members {
+            let known =
+                before.and_then(|before| before.members.iter().find(|one| one.source.is(&member.source)));
+            if let Some(known) = known {
+                member.clone_from(known);
             }
-            _ => self,
         }
-    }
-
-    /// Records that the upstream accepted a token, in a request that was sent under the given demand. This withdraws the
-    /// demand if it is for another token in place of this one.
-    pub fn accepted(&self, source: &TokenSource, generation: Generation, sent: Demanded) {
-        self.hold.accepted(generation);
-        if source.accepted(generation, sent) {
-            self.hold.not_replaced(generation);
-        }
-    }
-
-    /// The token before a scheduled renewal, if it is usable and the upstream has accepted it on this route.
-    pub fn previous_token(&self, source: &TokenSource) -> Option<Arc<AccessToken>> {
-        source.previous().filter(|token| self.hold.has_accepted(token.generation()))
+        self
     }
 
     /// Whether a caller may use the route whose certificate has these names, and that is `proven` to be the configured one of
@@ -349,9 +325,7 @@ mod tests {
             retry_stale: true,
             upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
             base_path: String::new(),
-            token: None,
-            budget: None,
-            hold: Arc::default(),
+            members: Vec::new(),
             timeout: Duration::from_secs(1),
             allows_websocket: false,
             read_timeout: None,

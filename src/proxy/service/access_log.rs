@@ -2,7 +2,7 @@
 
 use http::uri::PathAndQuery;
 
-use super::outcome::{Finished, RouteLabels, Unauthorized};
+use super::outcome::{Finished, Unauthorized};
 use crate::config::Sampling;
 use crate::telemetry::access::{Line, Severity};
 use crate::token::Generation;
@@ -33,7 +33,7 @@ fn is_notable(Finished { outcome, .. }: &Finished<'_>) -> bool {
 fn line(finished: &Finished<'_>, severity: Severity) {
     let Finished { labels, outcome, token_wait, .. } = *finished;
     let destination = labels.and_then(|labels| labels.upstream.current());
-    let credential = labels.and_then(|labels: &RouteLabels| labels.credential.as_deref());
+    let credential = finished.credential();
     Line {
         request_id: finished.request_id.as_str(),
         trace_id: finished.trace_id.as_ref().map(|id| id as _),

@@ -8,6 +8,7 @@ use super::retry::RetryBudget;
 use crate::proxy::body::replay::{AttemptBody, ReplayBody};
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::route::Route;
+use crate::proxy::route::member::Member;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::request::Outgoing;
@@ -22,6 +23,8 @@ pub(super) struct RequestContext<'a> {
     pub head: Option<KeptHead>,
     pub request_body: &'a ReplayBody<ClientBody>,
     pub exchange: &'a mut Exchange,
+    /// The credential that the request uses.
+    pub member: Option<&'a Member>,
     pub token_choice: TokenChoice,
     pub retries: RetryBudget,
     /// Whether the request asks for another protocol.
@@ -89,6 +92,13 @@ pub(super) struct Attempted {
 }
 
 impl RequestContext<'_> {
+    /// The request uses the credential at this place among those of the route from now on.
+    pub(super) fn uses(&mut self, place: usize) {
+        self.member = self.route.members.get(place);
+        self.token_choice = TokenChoice::OfRoute;
+        self.exchange.outcome.member = place;
+    }
+
     /// The request for another attempt, if its head and body were kept.
     pub(super) fn again(&self) -> Option<Outgoing<AttemptBody<ClientBody>>> {
         let body = self.request_body.replay()?;

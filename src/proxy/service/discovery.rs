@@ -19,8 +19,9 @@ impl Service {
         route: &'r Route,
         wait: &mut TokenWait,
     ) -> Result<CurrentDestination<'r>, ProxyError> {
-        if let Some(token) = &route.token {
-            usable_token(token, wait, &self.shared.token_waiters).await?;
+        // The issuer of the first credential names the address.
+        if let Some(member) = route.members.first() {
+            usable_token(&member.source, wait, &self.shared.token_waiters).await?;
         }
         if let Some(source) = route.upstream.discovery() {
             wait.spend(|within| source.wait(within)).await.map_err(|undiscovered| {

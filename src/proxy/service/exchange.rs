@@ -192,7 +192,7 @@ impl Exchange {
     /// Ends the span of an attempt, with a status or the code of an error.
     pub fn end_attempt(&mut self, outcome: Result<StatusCode, &'static str>) {
         if let Some(span) = &mut self.span {
-            span.end_attempt(&self.method, self.labels.as_deref(), self.outcome.generation, outcome);
+            span.end_attempt(&self.method, self.labels.as_deref(), &self.outcome, outcome);
         }
     }
 

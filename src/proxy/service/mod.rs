@@ -8,6 +8,7 @@ mod context;
 mod discovery;
 pub(in crate::proxy) mod drain;
 pub mod exchange;
+mod failover;
 mod head;
 pub mod header_cache;
 mod known_callers;
@@ -25,6 +26,7 @@ mod trace;
 mod turn;
 pub mod websocket;
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -73,9 +75,12 @@ pub struct Service {
     labels: Vec<Rc<RouteLabels>>,
     /// The configured callers; `None` without any.
     callers: Option<KnownCallers>,
-    /// In the order of [`Route::index`](super::route::Route::index); `None` for a route without a quota.
-    allowances: Vec<Option<Rc<Allowance>>>,
+    /// In the order of [`Route::index`](super::route::Route::index), and in that of the route's members; `None` for one
+    /// without a quota.
+    allowances: Vec<Vec<Option<Rc<Allowance>>>>,
     pub(super) meter: Rc<Meter>,
+    /// The place in its pool of the next credential, of each route.
+    turns: Vec<Cell<usize>>,
 }
 
 /// The response to a request that was not refused.
@@ -102,8 +107,9 @@ impl Service {
         let callers = shared.callers.as_ref().map(|callers| KnownCallers::new(Arc::clone(callers), &meter));
         let refusals = Refusals::new(shared.refused.clone());
         let allowances = turn::allowances(&shared.table, &[]);
+        let turns = shared.table.routes().iter().map(|_| Cell::new(worker)).collect();
         let header_cache = HeaderCache::default();
-        Self { shared, via, loop_mark, header_cache, refusals, pools, labels, callers, allowances, meter }
+        Self { shared, via, loop_mark, header_cache, refusals, pools, labels, callers, allowances, meter, turns }
     }
 
     /// Continues what the worker kept under the configuration `before`.
@@ -118,7 +124,7 @@ impl Service {
     pub(super) fn sweep(&self) {
         self.header_cache.forget_tokens();
         self.refusals.hand_over();
-        self.allowances.iter().flatten().for_each(|allowance| allowance.sweep());
+        self.allowances.iter().flatten().flatten().for_each(|allowance| allowance.sweep());
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
@@ -210,7 +216,7 @@ impl Service {
 
         let destination = &*destination;
         let may_resend = route.retry_stale && head.method.is_idempotent();
-        let may_repeat = may_resend || route.token.is_some() || !retries.is_exhausted();
+        let may_repeat = may_resend || !route.members.is_empty() || !retries.is_exhausted();
         let kept = may_repeat.then(|| KeptHead::of(&head));
         let token_choice = TokenChoice::OfRoute;
         let mut context = RequestContext {
@@ -219,28 +225,30 @@ impl Service {
             head: kept,
             request_body,
             exchange,
+            member: route.members.first(),
             token_choice,
             retries,
             may_switch: negotiated.handshake.is_some(),
             may_resend,
         };
-        let mut answered = match &route.token {
-            None => {
+        let mut answered = match &*route.members {
+            [] => {
                 context.free_replay_buffer();
                 self.send(&mut context, head, request_body.first(), None).await?.answered
             }
-            Some(source) => {
-                let authorization = self.authorize(&mut context, source).await?;
+            [member] => {
+                let authorization = self.authorize(&mut context, member).await?;
                 let first = self.send(&mut context, head, request_body.first(), Some(authorization)).await?;
                 match Verdict::of(&first.answered.response, &route.retry_on) {
                     Verdict::Accepted => {
-                        route.accepted(source, first.generation, first.demanded);
+                        member.accepted(first.generation, first.demanded);
                         first.answered
                     }
                     Verdict::Unknown => first.answered,
-                    Verdict::Rejected => Box::pin(self.recover(&mut context, source, first)).await?,
+                    Verdict::Rejected => Box::pin(self.recover(&mut context, member, first)).await?,
                 }
             }
+            _ => Box::pin(self.send_through_pool(&mut context, head, request_body.first())).await?,
         };
 
         request_body.response_received();

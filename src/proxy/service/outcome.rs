@@ -16,7 +16,7 @@ use crate::proxy::upstream::Upstream;
 use crate::telemetry::metrics::callers::CallerMeter;
 use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel, RouteMeter};
 pub use crate::telemetry::metrics::traffic::{Retry as RetryCause, Unauthorized};
-use crate::token::{Fingerprint, Generation, TokenSource};
+use crate::token::{Fingerprint, Generation};
 
 /// The outcome so far.
 #[derive(Debug, Default)]
@@ -27,6 +27,8 @@ pub struct Outcome {
     pub code: Option<&'static str>,
     /// What went wrong, for a person.
     pub error: Option<Cow<'static, str>>,
+    /// The place of the credential that the request uses, among those of the route.
+    pub member: usize,
     /// The generation of the token that was sent last.
     pub generation: Option<Generation>,
     /// The fingerprint of the token that was sent last.
@@ -79,8 +81,8 @@ impl Retries {
 pub struct RouteLabels {
     /// The name of the route.
     pub route: String,
-    /// The name of the credential; `None` for a route without one.
-    pub credential: Option<String>,
+    /// The names of the credentials; several for a pool, none for a route without one.
+    pub credentials: Vec<String>,
     /// The upstream.
     pub upstream: Arc<Upstream>,
     /// Counts the requests of the route.
@@ -88,11 +90,16 @@ pub struct RouteLabels {
 }
 
 impl RouteLabels {
+    /// The name of the credential that a request uses.
+    pub fn credential(&self, outcome: &Outcome) -> Option<&str> {
+        self.credentials.get(outcome.member).map(String::as_str)
+    }
+
     /// The names of a route, whose requests `meter` counts.
     pub fn of(route: &Route, meter: &Meter) -> Self {
         Self {
             route: route.name.clone(),
-            credential: route.token.as_ref().map(TokenSource::name).map(str::to_owned),
+            credentials: route.members.iter().map(|member| member.source.name().to_owned()).collect(),
             upstream: Arc::clone(&route.upstream),
             meter: meter.route(&route.name),
         }
@@ -166,6 +173,11 @@ pub struct Finished<'a> {
 }
 
 impl Finished<'_> {
+    /// The name of the credential.
+    pub fn credential(&self) -> Option<&str> {
+        self.labels?.credential(self.outcome)
+    }
+
     /// Counts the exchange.
     pub fn count(&self, meter: &Meter) {
         let Outcome { status, code, attempts, retries, unauthorized, .. } = self.outcome;

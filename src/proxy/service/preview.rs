@@ -164,7 +164,7 @@ impl Previews {
             }
         };
         self.0.rewrite_request(head, received, route, destination)?;
-        if route.token.is_some()
+        if !route.members.is_empty()
             && let Ok(value) = HeaderValue::try_from(format!("{}{token}", route.token_scheme.prefix()))
         {
             head.headers.insert(&route.fields.token_field, value);

@@ -12,9 +12,10 @@ use crate::proxy::auth::verdict::Verdict;
 use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
+use crate::proxy::route::member::Member;
 use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::request::Outgoing;
-use crate::token::{AccessToken, Generation, NotReplaced, TokenSource};
+use crate::token::{AccessToken, Generation, NotReplaced};
 
 /// The end of a recovery, or what is left to do.
 enum Step {
@@ -37,16 +38,16 @@ impl Service {
     pub(super) async fn recover(
         &self,
         context: &mut RequestContext<'_>,
-        source: &TokenSource,
+        member: &Member,
         first: Attempted,
     ) -> Result<Answered<AttemptBody<ClientBody>>, ProxyError> {
-        let step = match context.route.previous_token(source).zip(source.current().as_deref().cloned()) {
-            Some(pair) => self.try_other(context, source, first, pair).await?,
+        let step = match member.previous_token().zip(member.source.current().as_deref().cloned()) {
+            Some(pair) => self.try_other(context, member, first, pair).await?,
             None => Step::Replace { answered: first.answered, rejected: first.generation },
         };
         match step {
             Step::Respond(answered) => Ok(answered),
-            Step::Replace { answered, rejected } => self.replace(context, source, answered, rejected).await,
+            Step::Replace { answered, rejected } => self.replace(context, member, answered, rejected).await,
         }
     }
 
@@ -55,11 +56,11 @@ impl Service {
     async fn try_other(
         &self,
         context: &mut RequestContext<'_>,
-        source: &TokenSource,
+        member: &Member,
         first: Attempted,
         (previous, current): (Arc<AccessToken>, Arc<AccessToken>),
     ) -> Result<Step, ProxyError> {
-        let hold = &context.route.hold;
+        let hold = &member.hold;
         let Attempted { answered, generation, .. } = first;
         let is_current_rejected = generation == current.generation();
         if !is_current_rejected && generation != previous.generation() {
@@ -73,14 +74,14 @@ impl Service {
         let other = self.header_cache.authorization(other, &context.route.token_scheme);
         let Some(again) = context.again() else {
             context.exchange.outcome.unauthorized = Some(Unauthorized::BodyNotKept);
-            self.reject_unreplayable(context, source, is_current_rejected, current.generation());
+            self.reject_unreplayable(member, is_current_rejected, current.generation());
             return Ok(Step::Respond(answered));
         };
         drop((previous, current));
         let replayed = self.replay(context, answered, again, other, choice).await?;
         match Verdict::of(&replayed.answered.response, &context.route.retry_on) {
             Verdict::Accepted => {
-                context.route.accepted(source, replayed.generation, replayed.demanded);
+                member.accepted(replayed.generation, replayed.demanded);
                 if replayed.generation < generation {
                     hold.prefer_previous(self.shared.clock.now());
                 } else {
@@ -104,14 +105,8 @@ impl Service {
 
     /// Prepares for the next request, where this one cannot be replayed: the next one carries the other token of a scheduled
     /// renewal. If the route has just rejected both, a refresh is forced.
-    fn reject_unreplayable(
-        &self,
-        context: &RequestContext<'_>,
-        source: &TokenSource,
-        is_current_rejected: bool,
-        current: Generation,
-    ) {
-        let hold = &context.route.hold;
+    fn reject_unreplayable(&self, member: &Member, is_current_rejected: bool, current: Generation) {
+        let Member { source, hold, .. } = member;
         let now = self.shared.clock.now();
         if is_current_rejected {
             hold.prefer_previous(now);
@@ -127,16 +122,16 @@ impl Service {
     async fn replace(
         &self,
         context: &mut RequestContext<'_>,
-        source: &TokenSource,
+        member: &Member,
         answered: Answered<AttemptBody<ClientBody>>,
         rejected: Generation,
     ) -> Result<Answered<AttemptBody<ClientBody>>, ProxyError> {
-        let hold = &context.route.hold;
+        let Member { source, hold, .. } = member;
         let newer = source.current().filter(|token| token.generation() > rejected);
         let was_requested = newer.is_none();
         let authorization: Authorization = match newer {
             Some(token) => self.header_cache.authorization(&token, &context.route.token_scheme),
-            None => match self.replacement(context, source, rejected).await? {
+            None => match self.replacement(context, member, rejected).await? {
                 Some(authorization) => authorization,
                 None => return Ok(answered),
             },
@@ -161,7 +156,7 @@ impl Service {
                 if was_requested && is_another {
                     hold.replay_accepted(rejected, replayed.generation, self.shared.clock.now());
                 }
-                context.route.accepted(source, replayed.generation, replayed.demanded);
+                member.accepted(replayed.generation, replayed.demanded);
             }
             Verdict::Rejected if is_another && was_requested => {
                 hold.replay_rejected(self.shared.clock.now());
@@ -190,10 +185,10 @@ impl Service {
     async fn replacement(
         &self,
         context: &mut RequestContext<'_>,
-        source: &TokenSource,
+        member: &Member,
         rejected: Generation,
     ) -> Result<Option<Authorization>, ProxyError> {
-        let hold = &context.route.hold;
+        let Member { source, hold, .. } = member;
         if hold.rejected(rejected, self.shared.clock.now()) == Decision::Pass {
             context.exchange.outcome.unauthorized = Some(Unauthorized::Held);
             return Ok(None);

@@ -19,9 +19,9 @@ use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::quota::allowance::Permit;
+use crate::proxy::route::member::Member;
 use crate::proxy::upstream::forward::{Failure, HeadWait, forward};
 use crate::proxy::upstream::pool::request::Outgoing;
-use crate::token::TokenSource;
 
 impl Service {
     /// Sends the request, and again after a 429 while `context.retries` allows it.
@@ -41,12 +41,21 @@ impl Service {
     async fn send_with_retries(
         &self,
         context: &mut RequestContext<'_>,
-        mut head: Box<Parts>,
-        mut body: AttemptBody<ClientBody>,
-        mut authorization: Option<Authorization>,
+        head: Box<Parts>,
+        body: AttemptBody<ClientBody>,
+        authorization: Option<Authorization>,
+    ) -> Result<Attempted, ProxyError> {
+        let first = self.attempt(context, head, body, authorization).await?;
+        self.retry_throttled(context, first).await
+    }
+
+    /// Sends the request again after a 429, while `context.retries` allows it.
+    pub(super) async fn retry_throttled(
+        &self,
+        context: &mut RequestContext<'_>,
+        mut attempted: Attempted,
     ) -> Result<Attempted, ProxyError> {
         loop {
-            let attempted = self.attempt(context, head, body, authorization).await?;
             if !context.request_body.is_replayable() {
                 return Ok(attempted);
             }
@@ -56,11 +65,11 @@ impl Service {
             tokio::time::sleep(wait).await;
             context.exchange.outcome.retried(RetryCause::Throttled);
             // The token may have expired during the wait.
-            authorization = match &context.route.token {
-                Some(source) => Some(self.authorize(context, source).await?),
+            let authorization = match context.member {
+                Some(member) => Some(self.authorize(context, member).await?),
                 None => None,
             };
-            (head, body) = (again.head, again.body);
+            attempted = self.attempt(context, again.head, again.body, authorization).await?;
         }
     }
 
@@ -69,7 +78,7 @@ impl Service {
     /// A request that a reused connection did not carry is sent on another one; a request that an HTTP/2 upstream
     /// refused unprocessed (RFC 9113 §8.7) is sent once more, over HTTP/1.1 if the upstream requires that (§7). An idempotent request on a reused connection that closed
     /// without an answer is sent once more on a new one, where the route has `retry_stale`.
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         context: &mut RequestContext<'_>,
         head: Box<Parts>,
@@ -84,7 +93,8 @@ impl Service {
         let mut was_refused = false;
         let mut has_waited = false;
         let mut needs_new = false;
-        let allowance = self.allowances[route.index].as_deref();
+        let place = context.exchange.outcome.member;
+        let allowance = self.allowances[route.index].get(place).and_then(Option::as_deref);
         let mut permit = None;
         loop {
             if let Some(allowance) = allowance {
@@ -118,9 +128,9 @@ impl Service {
             if let (Some(allowance), true) = (allowance, has_waited) {
                 turn::hold(&mut permit, context.exchange, allowance, &mut has_waited).await?;
             }
-            if let (Some(source), true) = (&route.token, has_waited) {
+            if let (Some(member), true) = (context.member, has_waited) {
                 // The token may have expired while the request waited, for a connection or on one that did not carry it.
-                authorization = Some(self.authorize(context, source).await?);
+                authorization = Some(self.authorize(context, member).await?);
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
@@ -128,7 +138,7 @@ impl Service {
             }
             let begun = if has_waited { Instant::now() } else { now };
             context.exchange.sent(authorization.as_ref(), begun);
-            let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
+            let demanded = context.member.map(|member| member.source.demanded()).unwrap_or_default();
             let exchange = &*context.exchange;
             let mut relay_interim = |interim| self.relay_interim(interim, route, destination, exchange);
             let wait = HeadWait { progress: &exchange.progress, begun, timeout: route.timeout };
@@ -177,30 +187,30 @@ impl Service {
         }
     }
 
-    /// The token of `source` that the attempt carries, as the value of the route's field: the current one (see
+    /// The token of `member` that the attempt carries, as the value of the route's field: the current one (see
     /// [`usable_token`]), unless the previous one is chosen and usable. After another renewal, the previous token is another
     /// one than was chosen, and perhaps the one that was rejected.
     pub(super) async fn authorize(
         &self,
         context: &mut RequestContext<'_>,
-        source: &TokenSource,
+        member: &Member,
     ) -> Result<Authorization, ProxyError> {
-        let route = context.route;
+        let scheme = &context.route.token_scheme;
         let previous = match context.token_choice {
-            TokenChoice::OfRoute if route.hold.prefers_previous(|| self.shared.clock.now()) => {
-                route.previous_token(source)
+            TokenChoice::OfRoute if member.hold.prefers_previous(|| self.shared.clock.now()) => {
+                member.previous_token()
             }
             TokenChoice::Previous(chosen) => {
-                route.previous_token(source).filter(|token| token.generation() == chosen)
+                member.previous_token().filter(|token| token.generation() == chosen)
             }
             TokenChoice::OfRoute | TokenChoice::Current => None,
         };
         if let Some(token) = previous {
-            return Ok(self.header_cache.authorization(&token, &route.token_scheme));
+            return Ok(self.header_cache.authorization(&token, scheme));
         }
-        let token =
-            usable_token(source, &mut context.exchange.token_wait, &self.shared.token_waiters).await?;
-        Ok(self.header_cache.authorization(&token, &route.token_scheme))
+        let wait = &mut context.exchange.token_wait;
+        let token = usable_token(&member.source, wait, &self.shared.token_waiters).await?;
+        Ok(self.header_cache.authorization(&token, scheme))
     }
 
     /// The response to a caller whose request body failed.

@@ -14,7 +14,6 @@ use crate::clock::wall_clock;
 use crate::http::{Authority, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
 use crate::proxy::upstream::Destination;
 use crate::telemetry::spans::{Kind, Parent, Span, SpanContext, Spans, Value, span_id};
-use crate::token::Generation;
 
 /// The flag "sampled" of `traceparent`.
 const SAMPLED: u8 = 1;
@@ -110,7 +109,7 @@ impl RequestSpan {
         &mut self,
         method: &Method,
         labels: Option<&RouteLabels>,
-        generation: Option<Generation>,
+        sent: &Outcome,
         outcome: Result<StatusCode, &'static str>,
     ) {
         let Some(attempt) = self.attempt.take() else { return };
@@ -136,7 +135,7 @@ impl RequestSpan {
                 true
             }
         };
-        describe_token(&mut attributes, labels, generation);
+        describe_token(&mut attributes, labels, sent);
         self.spans.end(Span {
             context: SpanContext { span_id: attempt.span_id, ..self.context },
             parent: Some(Parent { span_id: self.context.span_id, is_remote: false }),
@@ -161,7 +160,7 @@ impl RequestSpan {
             return;
         }
         let Finished { method, labels, outcome, .. } = *finished;
-        self.end_attempt(method, labels, outcome.generation, Err("cancelled"));
+        self.end_attempt(method, labels, outcome, Err("cancelled"));
         let error = error_of(outcome);
         self.spans.end(Span {
             context: self.context,
@@ -204,7 +203,7 @@ impl RequestSpan {
             _ => "1.1",
         };
         attributes.push(("network.protocol.version", version.into()));
-        describe_token(&mut attributes, labels, outcome.generation);
+        describe_token(&mut attributes, labels, outcome);
         if let Some(caller) = finished.caller_labels.and_then(|caller| caller.name.as_deref()) {
             attributes.push(("bearerd.caller", Value::text(caller)));
         }
@@ -259,11 +258,11 @@ fn describe_server(attributes: &mut Attributes, authority: &str, is_tls: bool) {
     attributes.push(("server.port", port.unwrap_or(if is_tls { 443 } else { 80 }).into()));
 }
 
-fn describe_token(attributes: &mut Attributes, labels: Option<&RouteLabels>, generation: Option<Generation>) {
-    if let Some(credential) = labels.and_then(|labels| labels.credential.as_deref()) {
+fn describe_token(attributes: &mut Attributes, labels: Option<&RouteLabels>, sent: &Outcome) {
+    if let Some(credential) = labels.and_then(|labels| labels.credential(sent)) {
         attributes.push(("bearerd.credential", Value::text(credential)));
     }
-    if let Some(generation) = generation {
+    if let Some(generation) = sent.generation {
         attributes.push(("bearerd.generation", generation.number().into()));
     }
 }

@@ -12,20 +12,23 @@ use super::exchange::Exchange;
 use crate::proxy::error::ProxyError;
 use crate::proxy::quota::allowance::{Allowance, Permit};
 use crate::proxy::quota::line::LineOf;
+use crate::proxy::quota::budget::Budget;
 use crate::proxy::route::Table;
+use crate::proxy::route::member::Member;
 
-/// The permits of a worker for each route, those of a budget that `before` has too continued.
-pub(super) fn allowances(table: &Table, before: &[Option<Rc<Allowance>>]) -> Vec<Option<Rc<Allowance>>> {
-    let mut all: Vec<Option<Rc<Allowance>>> = Vec::new();
-    for route in table.routes() {
-        let allowance = route.budget.as_ref().map(|budget| {
-            let mut known = before.iter().chain(&all).flatten();
-            let same = known.find(|allowance| allowance.budget().is(budget)).cloned();
-            same.unwrap_or_else(|| Rc::new(Allowance::new(budget.clone())))
-        });
-        all.push(allowance);
-    }
-    all
+/// The permits of a worker for each member of each route, those of a budget that `before` has too continued.
+pub(super) fn allowances(table: &Table, before: &[Vec<Option<Rc<Allowance>>>]) -> Vec<Vec<Option<Rc<Allowance>>>> {
+    let mut known: Vec<Rc<Allowance>> = before.iter().flatten().flatten().cloned().collect();
+    let mut allowance = |budget: &Budget| {
+        let same = known.iter().find(|allowance| allowance.budget().is(budget)).cloned();
+        same.unwrap_or_else(|| {
+            let new = Rc::new(Allowance::new(budget.clone()));
+            known.push(Rc::clone(&new));
+            new
+        })
+    };
+    let mut of_member = |member: &Member| member.budget.as_ref().map(&mut allowance);
+    table.routes().iter().map(|route| route.members.iter().map(&mut of_member).collect()).collect()
 }
 
 /// Holds a permit for a request of this exchange: the one that is held, unless it is over, or one at hand, or one from the
