@@ -72,6 +72,7 @@ fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.tls", files(&one.tls) == files(&other.tls)),
         ("server.limits", one.limits == other.limits),
         ("callers", before.callers == after.callers),
+        ("pools", pools(before) == pools(after)),
         ("health.listen", before.health.listen == after.health.listen),
         ("admin.listen", before.admin.listen == after.admin.listen),
         ("admin.tls", files(&before.admin.tls) == files(&after.admin.tls)),
@@ -84,6 +85,12 @@ fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(key, is_same)| (!is_same).then_some(key))
     .collect()
+}
+
+/// The pools by name, with the names of their credentials.
+fn pools(config: &Config) -> Vec<(&str, Vec<&str>)> {
+    let pools = config.pools.iter();
+    pools.map(|pool| (&*pool.name, pool.credentials.iter().map(|one| &*one.name).collect())).collect()
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ fn every_key_has_a_type_and_a_description() {
         (Section::Admin, &["admin"]),
         (Section::Caller, &["callers", "*"]),
         (Section::Credential, &["credentials", "*"]),
+        (Section::Pool, &["pools", "*"]),
         (Section::Route, &["routes", "*"]),
         (Section::Audit, &["audit"]),
         (Section::Webhook, &["webhooks", "*"]),

@@ -55,6 +55,7 @@ mod metrics;
 mod online;
 mod operator;
 mod operator_faults;
+mod pools;
 mod printed;
 mod protection;
 mod rate_limit;

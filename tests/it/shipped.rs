@@ -169,6 +169,7 @@ fn the_shipped_configuration_shows_every_key_and_its_examples_are_valid() {
         (Section::Admin, keys(table["admin"].as_table().unwrap())),
         (Section::Caller, keys(table["callers"]["billing"].as_table().unwrap())),
         (Section::Credential, credential_keys),
+        (Section::Pool, keys(table["pools"]["genesys"].as_table().unwrap())),
         (Section::Route, keys(route)),
         (Section::Audit, keys(table["audit"].as_table().unwrap())),
         (Section::Webhook, keys(table["webhooks"][0].as_table().unwrap())),

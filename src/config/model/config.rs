@@ -7,6 +7,7 @@ use super::audit::Audit;
 use super::caller::Caller;
 use super::credential::Credential;
 use super::log::Log;
+use super::pool::Pool;
 use super::route::Route;
 use super::server::Server;
 use super::shared_store::Shared;
@@ -24,6 +25,8 @@ pub struct Config {
     pub admin: Admin,
     /// The applications that call, in the order of their names.
     pub callers: Vec<Caller>,
+    /// The pools, in the order of their names.
+    pub pools: Vec<Arc<Pool>>,
     /// The store through which replicas share tokens; `None` without replicas.
     pub shared: Option<Shared>,
     /// The credentials, in the order of their names.

@@ -22,6 +22,7 @@ mod own_address;
 pub(in crate::config) mod own_token;
 mod peers;
 mod placeholder;
+mod pool_table;
 mod protection;
 mod provider;
 mod region;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use toml::Spanned;
 use url::Url;
 
+use self::pool_table::PoolTable;
 use super::model::config::Config;
 use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
@@ -83,6 +85,7 @@ pub(super) fn resolve(
         environment,
         asks_for_certificates: false,
         caller_names: None,
+        pools: None,
         is_shared: false,
         state_dir: Key::Absent,
         state_files: BTreeMap::new(),
@@ -130,6 +133,7 @@ struct Resolver<'a> {
     asks_for_certificates: bool,
     /// The names of the callers; `None` if the section is unusable.
     caller_names: Option<Vec<String>>,
+    pools: PoolTable,
     /// Whether replicas share tokens, or would if the section had no error.
     is_shared: bool,
     /// `server.state_dir`.
@@ -166,15 +170,18 @@ impl Resolver<'_> {
         let (names, credentials) = self.credentials(file.credentials);
         self.refuse_state_in_token_file(token_file.as_deref());
         let webhooks = self.webhooks(file.webhooks);
+        self.pools = self.pool_table(file.pools, names.as_ref(), &credentials);
         let routes = self.routes(file.routes, names.as_ref(), &credentials);
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return None;
         }
+        let pools = self.pools.take().into_iter().flatten().filter_map(|(_, entry)| entry.pool).collect();
         Some(Config {
             server,
             health,
             admin: admin?,
             callers,
+            pools,
             shared,
             credentials,
             routes: routes?,

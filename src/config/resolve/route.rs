@@ -69,9 +69,12 @@ impl Resolver<'_> {
             };
             let place = route.span();
             let route = route.into_inner();
+            let pool = route.credential.usable().and_then(|name| self.pool_named(name.get_ref()));
             let is_known =
                 |name: &String| name == "none" || names.is_some_and(|names| names.contains_key(name));
-            are_names_known &= route.credential.usable().is_some_and(|name| is_known(name.get_ref()));
+            let is_usable = |name: &Spanned<String>| pool.is_some() || is_known(name.get_ref());
+            are_names_known &= route.credential.usable().is_some_and(is_usable);
+            used.extend(pool.into_iter().flat_map(|pool| pool.credentials.iter().cloned()));
             used.extend(route.credential.usable().map(|name| name.get_ref().clone()));
             let host = route.host.read_or(None, |host| self.host(host).map(Some));
             let path = route.path.read_or("/".to_owned(), |path| self.path(path));
@@ -88,6 +91,7 @@ impl Resolver<'_> {
             let own = name.zip(scope).map(|(name, (host, path))| OwnName { name, host, path });
             usable.extend(self.route(&place, route, path.as_deref(), own, (names, credentials)));
         }
+        self.warn_of_unused_pools(are_names_known, &used);
         let is_unused = |name: &String| are_names_known && !used.contains(name);
         for (name, place) in names.into_iter().flatten().filter(|(name, _)| is_unused(name)) {
             let Some(place) = place else { continue };
@@ -146,11 +150,17 @@ impl Resolver<'_> {
         (names, credentials): (Option<&Names>, &[Arc<Credential>]),
     ) -> Option<Route> {
         let upstream = self.required(owner, "upstream", &route.upstream, UPSTREAM_HELP);
-        let upstream =
-            upstream.and_then(|upstream| self.upstream(upstream, route.credential.usable(), names));
+        let first = route.credential.usable().map(|name| self.first_credential(name));
+        let upstream = upstream.and_then(|upstream| self.upstream(upstream, first.as_ref(), names));
         let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
-        let credential = self.required(owner, "credential", &route.credential, help);
-        let credential = credential.and_then(|name| self.credential_of(name, names, credentials));
+        let written = self.required(owner, "credential", &route.credential, help);
+        let pool = written.and_then(|name| self.pool_named(name.get_ref())).map(|entry| entry.pool.clone());
+        let credential = match (written, &pool) {
+            // An unusable pool has been reported.
+            (_, Some(pool)) => pool.as_ref().map(|pool| pool.credentials.first().cloned()),
+            (Some(name), None) => self.credential_of(name, names, credentials),
+            (None, None) => None,
+        };
         if let (Some(Destination::Discovered), Some(place), Some(credential)) =
             (&upstream, route.upstream.place(), &credential)
         {
@@ -158,7 +168,8 @@ impl Resolver<'_> {
         }
         if let (Some(Destination::Written(address)), Some(text)) = (&upstream, route.upstream.usable()) {
             self.refuse_own_upstream(&text.span(), address);
-            if let Some(Some(credential)) = &credential {
+            let of_pool = pool.iter().flatten().flat_map(|pool| pool.credentials.iter().skip(1));
+            for credential in credential.iter().flatten().chain(of_pool) {
                 self.compare_clouds(&text.span(), address.authority.host(), credential);
             }
             self.warn_of_placeholder_in_url(text);
@@ -213,7 +224,7 @@ impl Resolver<'_> {
                 http_version,
             },
             credential: credential?,
-            pool: None,
+            pool: pool.flatten(),
         })
     }
 
@@ -283,9 +294,10 @@ impl Resolver<'_> {
         if text == "none" {
             return Some(None);
         }
-        let names = names?;
+        // What the name stands for is unknown where a section is unusable.
+        let (names, pools) = (names?, self.pools.as_ref()?);
         if !names.contains_key(text) {
-            let known: Vec<&str> = names.keys().map(String::as_str).collect();
+            let known: Vec<&str> = names.keys().chain(pools.keys()).map(String::as_str).collect();
             let help = if known.is_empty() {
                 format!("add [credentials.{text}], or write \"none\"")
             } else {

@@ -458,6 +458,7 @@ fn with_key(section: Section, key: &str) -> String {
         Section::Log => with_server(&format!("[log]\n{line}")),
         Section::Tracing => with_server(&format!("[tracing]\n{line}")),
         Section::Credential => with_credential(&line),
+        Section::Pool => with_route(&format!("[pools.a]\n{line}")),
         Section::Route => with_route(&line),
     }
 }

@@ -119,6 +119,7 @@ fn refused(
         let problem = Problem::error(place.clone(), format!("{variable} names no section of the file"));
         return Some(match key {
             "routes" => problem.help("write routes in the file: variables cannot override them"),
+            "pools" => problem.help("write pools in the file: variables cannot override them"),
             "callers" => problem.help("write callers in the file: variables cannot override them"),
             _ => problem.help("write BEARERD_<SECTION>__<KEY>, such as BEARERD_SERVER__LISTEN"),
         });

@@ -90,6 +90,11 @@ impl Printer<'_> {
             let header = format!("[callers.{}]", key_text(&caller.name));
             self.section(&header, "callers", shape(&["callers", &caller.name]), written, Of::Whole(config));
         }
+        for pool in &config.pools {
+            let written = table(&["pools", &pool.name]).unwrap_or(&empty);
+            let header = format!("[pools.{}]", key_text(&pool.name));
+            self.section(&header, "pools", shape(&["pools", &pool.name]), written, Of::Whole(config));
+        }
         if config.shared.is_some() {
             let written = table(&["shared"]).unwrap_or(&empty);
             self.section("[shared]", "shared", shape(&["shared"]), written, Of::Whole(config));

@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::problem::Problem;
 use super::reader::{Table, UnknownKey};
 use super::schema::{
-    Admin, Audit, Caller, Credential, File, Health, Limits, Log, Route, Server, Shared, Tls, Tracing, Webhook,
+    Admin, Audit, Caller, Credential, File, Health, Limits, Log, Pool, Route, Server, Shared, Tls, Tracing,
+    Webhook,
 };
 use super::synonyms::{meant_key, synonym};
 
@@ -22,6 +23,7 @@ pub enum Section {
     Caller,
     Shared,
     Credential,
+    Pool,
     Route,
     Log,
     Audit,
@@ -31,7 +33,7 @@ pub enum Section {
 
 impl Section {
     /// Every section.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Root,
         Self::Server,
         Self::Tls,
@@ -41,6 +43,7 @@ impl Section {
         Self::Caller,
         Self::Shared,
         Self::Credential,
+        Self::Pool,
         Self::Route,
         Self::Log,
         Self::Audit,
@@ -60,6 +63,7 @@ impl Section {
             Self::Caller => "[callers.NAME]",
             Self::Shared => "[shared]",
             Self::Credential => "[credentials.NAME]",
+            Self::Pool => "[pools.NAME]",
             Self::Route => "[[routes]]",
             Self::Log => "[log]",
             Self::Audit => "[audit]",
@@ -80,6 +84,7 @@ impl Section {
             Self::Caller => Caller::KEYS,
             Self::Shared => Shared::KEYS,
             Self::Credential => Credential::KEYS,
+            Self::Pool => Pool::KEYS,
             Self::Route => Route::KEYS,
             Self::Log => Log::KEYS,
             Self::Audit => Audit::KEYS,
@@ -117,7 +122,7 @@ pub(super) fn unknown_key(UnknownKey { known, path, key, place }: UnknownKey) ->
     let section = Section::ALL.into_iter().find(|section| section.keys() == known);
     let (table, help) = match section {
         Some(section) if section.planned().contains(&key.as_str()) => return not_supported(&key, place),
-        Some(section @ (Section::Caller | Section::Credential | Section::Tls)) => {
+        Some(section @ (Section::Caller | Section::Credential | Section::Pool | Section::Tls)) => {
             (format!("[{path}]"), section.hint(&key))
         }
         Some(section) => (section.header().to_owned(), section.hint(&key)),

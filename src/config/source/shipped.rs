@@ -38,7 +38,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 6] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 59] = [
+const DESCRIPTIONS: [(&str, &str); 60] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
@@ -70,6 +70,7 @@ const DESCRIPTIONS: [(&str, &str); 59] = [
     ("callers.quota.per", "The time in which so many requests may be sent."),
     ("shared", "The store through which replicas share tokens: Redis or Valkey."),
     ("credentials", "Identities by name, and how they get tokens."),
+    ("pools", "Several credentials of one API, used as one, by a name that routes use as `credential`."),
     ("routes", "Which requests go to which API, with which credential."),
     ("audit", "The audit trail: every event as one JSON object per line."),
     ("webhooks", "Receivers of events."),
@@ -166,7 +167,7 @@ pub(in crate::config) fn keys() -> Vec<ShippedKey> {
         let bare = line.strip_prefix('#').unwrap_or(line);
         if let Some(header) = bare.strip_prefix('[') {
             let path = header.trim_matches(['[', ']']);
-            let named = ["callers", "credentials"]
+            let named = ["callers", "credentials", "pools"]
                 .into_iter()
                 .find(|section| path.strip_prefix(section).is_some_and(|name| name.starts_with('.')));
             named.unwrap_or(path).clone_into(&mut section);

@@ -27,6 +27,7 @@ const SYNONYMS: &[(&[&str], &[&str])] = &[
     (&["key_id"], &["kid"]),
     (&["key"], &["key", "private_key", "client_key", "state_key", "key_hash"]),
     (&["keys", "api_keys", "hash", "key_hashes", "api_key_hash"], &["key_hash"]),
+    (&["members", "credential"], &["credentials"]),
     (&["cidr", "cidrs", "ip", "ips", "subnets", "source_ips"], &["networks"]),
     (&["private_key"], &["private_key", "key", "client_key", "assertion"]),
     (&["tls_key", "ssl_key", "ssl_certificate_key", "key_file", "keyfile"], &["private_key", "client_key"]),

@@ -67,11 +67,13 @@ impl Configuration {
     /// Tests that edit the file rely on this.
     pub fn render(&self) -> String {
         let mut file = String::new();
-        for name in ["server", "health", "admin", "audit", "log", "tracing", "callers", "credentials"] {
+        for name in
+            ["server", "health", "admin", "audit", "log", "tracing", "callers", "credentials", "pools"]
+        {
             let Some(section) = self.0.get(name).and_then(Value::as_table) else { continue };
             let (tables, keys): (Vec<_>, Vec<_>) =
                 section.iter().partition(|(_, value)| value.is_table() && has_own_head(name));
-            if !matches!(name, "callers" | "credentials") {
+            if !matches!(name, "callers" | "credentials" | "pools") {
                 lines(&mut file, &format!("[{name}]"), keys);
             }
             // The limits are the last of `server`.
@@ -94,6 +96,7 @@ impl Configuration {
             "tracing",
             "callers",
             "credentials",
+            "pools",
             "routes",
             "webhooks",
         ];
@@ -118,7 +121,7 @@ impl Configuration {
 
 /// Whether a section's tables are sections themselves, and not inline tables.
 fn has_own_head(section: &str) -> bool {
-    matches!(section, "server" | "callers" | "credentials")
+    matches!(section, "server" | "callers" | "credentials" | "pools")
 }
 
 fn lines<'a>(file: &mut String, head: &str, keys: impl IntoIterator<Item = (&'a String, &'a Value)>) {

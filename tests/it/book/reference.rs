@@ -43,7 +43,9 @@ fn page() -> String {
     let mut page = HEAD.to_owned();
     for (name, section) in schema["properties"].as_object().unwrap() {
         let (title, table) = match (name.as_str(), section["type"].as_str()) {
-            ("callers" | "credentials", _) => (format!("[{name}.NAME]"), &section["additionalProperties"]),
+            ("callers" | "credentials" | "pools", _) => {
+                (format!("[{name}.NAME]"), &section["additionalProperties"])
+            }
             (name, Some("array")) => (format!("[[{name}]]"), &section["items"]),
             (name, _) => (format!("[{name}]"), section),
         };

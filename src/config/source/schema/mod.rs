@@ -5,6 +5,7 @@
 
 mod caller;
 mod credential;
+mod pool;
 mod route;
 mod server;
 mod shared_store;
@@ -23,6 +24,7 @@ pub(in crate::config) use self::caller::{Caller, Callers};
 pub(in crate::config) use self::credential::{
     ApiQuota, Assertion, ClaimsByName, Credential, Credentials, Errors, Fields, Rate,
 };
+pub(in crate::config) use self::pool::{Pool, Pools};
 pub(in crate::config) use self::route::{Breaker, Headers, Retry429, Route, Routes};
 pub(in crate::config) use self::server::{Admin, Health, Limits, Server, Tls};
 pub(in crate::config) use self::shared_store::Shared;
@@ -44,6 +46,7 @@ tables! {
         hidden callers: Callers,
         hidden shared: Shared,
         hidden credentials: Credentials,
+        hidden pools: Pools,
         hidden routes: Routes,
         hidden log: Log,
         hidden audit: Audit,

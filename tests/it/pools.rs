@@ -1,0 +1,199 @@
+//! `[pools.NAME]`: several credentials that are used as one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use testkit::authorization_server::Answer;
+
+use crate::harness::{Request, World, daemon, eventually};
+
+/// A daemon whose route uses a pool of the credential `api` and so many like it.
+async fn pool_of(count: usize, lines: &str) -> World {
+    let world = daemon().route(lines).start().await;
+    pooled(&world, count);
+    world.reload().await;
+    eventually("a token for each", async || world.authorization.issued().len() >= count).await;
+    world.ready().await;
+    world
+}
+
+/// Puts the credential `api` and so many like it into a pool.
+fn pooled(world: &World, count: usize) {
+    world.configure(|text| {
+        let start = text.find("[credentials.api]").unwrap();
+        let (_, of_api) = text[start..].split_once('\n').unwrap();
+        let of_api = of_api.split("\n\n").next().unwrap();
+        let names: Vec<_> = (1..count).map(|number| format!("member-{number}")).collect();
+        let more = names.iter().map(|name| format!("[credentials.{name}]\n{of_api}\n\n"));
+        let all = [vec!["api".to_owned()], names.clone()].concat();
+        let pool = format!("[pools.p]\ncredentials = {all:?}\n\n[[routes]]");
+        let text = text.replace("credential = \"api\"", "credential = \"p\"");
+        text.replacen("[[routes]]", &format!("{}{pool}", more.collect::<String>()), 1)
+    });
+}
+
+/// How often each token came to the API with this path.
+fn tokens(world: &World, path: &str) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for seen in world.upstream.requests().iter().filter(|seen| seen.target.starts_with(path)) {
+        *counts.entry(seen.get("authorization").unwrap().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn each_credential_of_a_pool_serves_in_turn() {
+    let world = pool_of(3, "").await;
+
+    let mut caller = world.caller().await;
+    for _ in 0..9 {
+        assert_eq!(caller.send(&Request::get("/turn")).await.status, 200);
+    }
+
+    assert_eq!(tokens(&world, "/turn").into_values().collect::<Vec<_>>(), [3, 3, 3]);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_rejected_token_of_one_member_moves_its_requests_to_another_and_is_replaced() {
+    let world = pool_of(3, "").await;
+    let before = world.authorization.requests();
+    let revoked = world.authorization.issued()[0].clone();
+    world.authorization.introspection().revoke(&revoked);
+
+    for _ in 0..6 {
+        assert_eq!(world.send(&Request::post("/a", b"x")).await.status, 200);
+    }
+
+    eventually("the token is replaced", async || world.token_requests_since(before) == 1).await;
+    let rejected = tokens(&world, "/a")[&format!("Bearer {revoked}")];
+    assert_eq!(rejected, 1, "no request carries a token that the API has rejected");
+    let new = format!("Bearer {}", world.authorization.issued().last().unwrap());
+    eventually("the member serves again", async || {
+        world.get("/again").await;
+        tokens(&world, "/again").contains_key(&new)
+    })
+    .await;
+    assert_eq!(world.token_requests_since(before), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_429_of_one_member_moves_the_request_and_leaves_the_member_alone_for_retry_after() {
+    let world = pool_of(3, "").await;
+    let mut caller = world.caller().await;
+
+    let throttled = Request::post("/throttled/1", b"x").field("x-retry-after", "2");
+    let reply = caller.send(&throttled).await;
+
+    assert_eq!((reply.status, reply.text().as_str()), (200, "x"));
+    let refused =
+        world.upstream.requests().iter().find(|seen| seen.target.starts_with("/throttled")).cloned();
+    let refused = refused.unwrap().get("authorization").unwrap().to_owned();
+    assert_eq!(tokens(&world, "/throttled").len(), 2);
+    for _ in 0..6 {
+        assert_eq!(caller.send(&Request::get("/meanwhile")).await.status, 200);
+    }
+    assert!(!tokens(&world, "/meanwhile").contains_key(&refused));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..3 {
+        caller.send(&Request::get("/later")).await;
+    }
+    assert_eq!(tokens(&world, "/later")[&refused], 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn where_every_member_is_throttled_the_answer_of_the_api_is_passed_on() {
+    let world = pool_of(2, "").await;
+
+    let throttled = Request::get("/throttled/9").field("x-retry-after", "7");
+    let reply = world.send(&throttled).await;
+
+    assert_eq!((reply.status, reply.get("retry-after")), (429, Some("7")));
+    assert_eq!(tokens(&world, "/throttled").len(), 2, "each member was tried once");
+    // The API decides about a request that comes meanwhile.
+    assert_eq!(world.get("/meanwhile").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_was_not_kept_stays_with_the_member_that_answers_429() {
+    let world = pool_of(2, "[server.limits]\nreplay_body = \"1KiB\"").await;
+
+    let body = "x".repeat(100_000);
+    let throttled = Request::post("/throttled/1", body.as_bytes()).field("x-retry-after", "3");
+    let reply = world.send(&throttled).await;
+
+    assert_eq!((reply.status, reply.get("retry-after")), (429, Some("3")));
+    assert_eq!(tokens(&world, "/throttled").len(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn without_a_usable_member_the_code_is_that_of_the_one_usable_first() {
+    let world = daemon().limits("token_wait = \"1s\"").without_token();
+    let world = world
+        .start_after(async |authorization| {
+            for _ in 0..9 {
+                authorization.answer_next(Answer::status(401, r#"{"error":"invalid_client"}"#));
+            }
+        })
+        .await;
+    eventually("the client is rejected", async || {
+        world.get("/").await.code().as_deref() == Some("client_rejected")
+    })
+    .await;
+    world.authorization.forget_queue();
+    for _ in 0..9 {
+        world.authorization.answer_next(Answer::too_many(40));
+    }
+    pooled(&world, 3);
+    world.reload().await;
+
+    let is_throttled = async || {
+        let reply = world.get("/").await;
+        reply.status == 503 && reply.code().as_deref() == Some("token_endpoint_rate_limited")
+    };
+    eventually("the code of a throttled member", is_throttled).await;
+    let reply = world.get("/").await;
+    let seconds: u64 = reply.get("retry-after").unwrap().parse().unwrap();
+    assert!((20..=41).contains(&seconds), "{seconds}");
+
+    world.authorization.forget_queue();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn members_are_added_and_removed_while_requests_go_on() {
+    let world = pool_of(2, "").await;
+    let original = world.configuration();
+
+    let requests = async {
+        for _ in 0..200 {
+            assert_eq!(world.get("/x").await.status, 200);
+        }
+    };
+    let reloads = async {
+        for count in [3, 1, 4, 2] {
+            world.configure(|_| original.clone());
+            let names: Vec<_> = (1..count).map(|number| format!("member-{number}")).collect();
+            world.configure(|text| {
+                let all = [vec!["api".to_owned()], names.clone()].concat();
+                let pool = format!("[pools.p]\ncredentials = {all:?}\n");
+                let (head, rest) = text.split_once("[pools.p]").unwrap();
+                let (_, rest) = rest.split_once("[[routes]]").unwrap();
+                let start = head.find("[credentials.api]").unwrap();
+                let of_api =
+                    head[start..].split_once('\n').unwrap().1.split("\n\n").next().unwrap().to_owned();
+                let more = names.iter().filter(|name| !head.contains(&format!("[credentials.{name}]")));
+                let more: String = more.map(|name| format!("[credentials.{name}]\n{of_api}\n\n")).collect();
+                format!("{head}{more}{pool}\n[[routes]]{rest}")
+            });
+            world.reload().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::join!(requests, reloads);
+    world.finish().await;
+}
