@@ -9,7 +9,7 @@ use crate::harness::{Request, World, daemon, eventually};
 
 /// A daemon whose route uses a pool of the credential `api` and so many like it.
 async fn pool_of(count: usize, lines: &str) -> World {
-    let world = daemon().route(lines).start().await;
+    let world = daemon().route(lines).start().await.with_credentials(count);
     pooled(&world, count);
     world.reload().await;
     eventually("a token for each", async || world.authorization.issued().len() >= count).await;
@@ -139,7 +139,8 @@ async fn without_a_usable_member_the_code_is_that_of_the_one_usable_first() {
                 authorization.answer_next(Answer::status(401, r#"{"error":"invalid_client"}"#));
             }
         })
-        .await;
+        .await
+        .with_credentials(3);
     eventually("the client is rejected", async || {
         world.get("/").await.code().as_deref() == Some("client_rejected")
     })
@@ -166,7 +167,7 @@ async fn without_a_usable_member_the_code_is_that_of_the_one_usable_first() {
 
 #[tokio::test]
 async fn members_are_added_and_removed_while_requests_go_on() {
-    let world = pool_of(2, "").await;
+    let world = pool_of(2, "").await.with_credentials(4);
     let original = world.configuration();
 
     let requests = async {

@@ -72,7 +72,10 @@ impl Resolver<'_> {
             let pool = route.credential.usable().and_then(|name| self.pool_named(name.get_ref()));
             let is_known =
                 |name: &String| name == "none" || names.is_some_and(|names| names.contains_key(name));
-            let is_usable = |name: &Spanned<String>| pool.is_some() || is_known(name.get_ref());
+            let is_usable = |name: &Spanned<String>| match pool {
+                Some(entry) => entry.pool.is_some(),
+                None => is_known(name.get_ref()),
+            };
             are_names_known &= route.credential.usable().is_some_and(is_usable);
             used.extend(pool.into_iter().flat_map(|pool| pool.credentials.iter().cloned()));
             used.extend(route.credential.usable().map(|name| name.get_ref().clone()));
