@@ -161,6 +161,10 @@ impl Report<'_> {
                 "per_ms": milliseconds(quota.per),
                 "wait_ms": milliseconds(quota.wait),
             })),
+            "pool": self.route.and_then(|(route, _)| route.pool.as_ref()).map(|pool| json!({
+                "name": pool.name,
+                "credentials": pool.credentials.iter().map(|one| &one.name).collect::<Vec<_>>(),
+            })),
             "upstream": forwarded.map(Self::upstream_url),
             "fields": forwarded.map(|forwarded| json!({
                 "sent": self.shown(&forwarded.head.headers),

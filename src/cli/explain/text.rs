@@ -135,9 +135,14 @@ impl Report<'_> {
     /// The stages of a request that is forwarded.
     fn way(&self, lines: &mut Lines, forwarded: &Forwarded, route: &config::Route) {
         let limits = &self.config.server.limits;
-        match &route.credential {
-            Some(credential) => lines.stage("credential", &credential.name),
-            None => lines.stage("credential", "none"),
+        match (&route.pool, &route.credential) {
+            (Some(pool), _) => {
+                let names: Vec<&str> = pool.credentials.iter().map(|one| &*one.name).collect();
+                lines
+                    .stage("credential", format_args!("one of the pool {}: {}", pool.name, names.join(", ")));
+            }
+            (None, Some(credential)) => lines.stage("credential", &credential.name),
+            (None, None) => lines.stage("credential", "none"),
         }
         if let Some(ApiQuota { requests, per, wait, .. }) =
             route.credential.as_ref().and_then(|one| one.api_quota)
