@@ -79,7 +79,7 @@ async fn a_rejected_token_of_one_member_moves_its_requests_to_another_and_is_rep
 }
 
 #[tokio::test]
-async fn a_429_of_one_member_moves_the_request_and_leaves_the_member_alone_for_retry_after() {
+async fn a_429_moves_the_request_and_leaves_the_member_alone_until_retry_after() {
     let world = pool_of(3, "").await;
     let mut caller = world.caller().await;
 
@@ -188,7 +188,8 @@ async fn members_are_added_and_removed_while_requests_go_on() {
                 let of_api =
                     head[start..].split_once('\n').unwrap().1.split("\n\n").next().unwrap().to_owned();
                 let more = names.iter().filter(|name| !head.contains(&format!("[credentials.{name}]")));
-                let more: String = more.map(|name| format!("[credentials.{name}]\n{of_api}\n\n")).collect();
+                let more: Vec<_> = more.map(|name| format!("[credentials.{name}]\n{of_api}\n\n")).collect();
+                let more = more.concat();
                 format!("{head}{more}{pool}\n[[routes]]{rest}")
             });
             world.reload().await;

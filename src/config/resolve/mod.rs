@@ -44,17 +44,18 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
 use url::Url;
 
-use self::pool_table::PoolTable;
 use super::model::config::Config;
 use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
 use super::model::listen::Listen;
 use super::model::pem_file::with_cause;
+use super::model::pool::Pool;
 use super::source::diagnostics::{Diagnostics, Place, Problem, Severity};
 use super::source::document::Document;
 use super::source::key::Key;
@@ -105,6 +106,16 @@ pub(super) fn resolve(
 /// The names of the credentials, each with its place; `None` for the name of what is no table.
 type Names = BTreeMap<String, Place>;
 
+/// A pool, usable or not.
+struct PoolEntry {
+    /// Where its name is written.
+    place: Range<usize>,
+    /// The names of its credentials that exist.
+    credentials: Vec<String>,
+    /// The pool, if each of its credentials is usable.
+    pool: Option<Arc<Pool>>,
+}
+
 /// The hosts of the routes.
 struct RouteHosts {
     /// The usable ones.
@@ -133,7 +144,8 @@ struct Resolver<'a> {
     asks_for_certificates: bool,
     /// The names of the callers; `None` if the section is unusable.
     caller_names: Option<Vec<String>>,
-    pools: PoolTable,
+    /// The pools by name; `None` if the section is unusable.
+    pools: Option<BTreeMap<String, PoolEntry>>,
     /// Whether replicas share tokens, or would if the section had no error.
     is_shared: bool,
     /// `server.state_dir`.

@@ -6,34 +6,21 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::{Names, Resolver};
+use super::{Names, PoolEntry, Resolver};
 use crate::config::model::credential::Credential;
 use crate::config::model::pool::Pool;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::key::Key;
 use crate::config::source::schema::{self, Pools};
 
-/// The pools by name; `None` if the section is unusable.
-pub(super) type PoolTable = Option<BTreeMap<String, PoolEntry>>;
-
-/// A pool, usable or not.
-pub(super) struct PoolEntry {
-    /// Where its name is written.
-    pub(super) place: Range<usize>,
-    /// The names of its credentials that exist.
-    pub(super) credentials: Vec<String>,
-    /// The pool, if each of its credentials is usable.
-    pub(super) pool: Option<Arc<Pool>>,
-}
-
 impl Resolver<'_> {
-    /// The pools of these credentials.
+    /// The pools of these credentials, by name; `None` if the section is unusable.
     pub(super) fn pool_table(
         &mut self,
         pools: Key<Pools>,
         names: Option<&Names>,
         credentials: &[Arc<Credential>],
-    ) -> PoolTable {
+    ) -> Option<BTreeMap<String, PoolEntry>> {
         if matches!(pools, Key::Refused) {
             return None;
         }

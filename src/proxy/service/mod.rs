@@ -109,7 +109,19 @@ impl Service {
         let allowances = turn::allowances(&shared.table, &[]);
         let turns = shared.table.routes().iter().map(|_| Cell::new(worker)).collect();
         let header_cache = HeaderCache::default();
-        Self { shared, via, loop_mark, header_cache, refusals, pools, labels, callers, allowances, meter, turns }
+        Self {
+            shared,
+            via,
+            loop_mark,
+            header_cache,
+            refusals,
+            pools,
+            labels,
+            callers,
+            allowances,
+            meter,
+            turns,
+        }
     }
 
     /// Continues what the worker kept under the configuration `before`.

@@ -11,13 +11,16 @@ use tokio::time::Instant;
 use super::exchange::Exchange;
 use crate::proxy::error::ProxyError;
 use crate::proxy::quota::allowance::{Allowance, Permit};
-use crate::proxy::quota::line::LineOf;
 use crate::proxy::quota::budget::Budget;
+use crate::proxy::quota::line::LineOf;
 use crate::proxy::route::Table;
 use crate::proxy::route::member::Member;
 
 /// The permits of a worker for each member of each route, those of a budget that `before` has too continued.
-pub(super) fn allowances(table: &Table, before: &[Vec<Option<Rc<Allowance>>>]) -> Vec<Vec<Option<Rc<Allowance>>>> {
+pub(super) fn allowances(
+    table: &Table,
+    before: &[Vec<Option<Rc<Allowance>>>],
+) -> Vec<Vec<Option<Rc<Allowance>>>> {
     let mut known: Vec<Rc<Allowance>> = before.iter().flatten().flatten().cloned().collect();
     let mut allowance = |budget: &Budget| {
         let same = known.iter().find(|allowance| allowance.budget().is(budget)).cloned();
