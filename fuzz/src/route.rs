@@ -58,7 +58,7 @@ fn world() -> (Policy, Table) {
     for (index, route) in checked(&routes.concat()).config.routes.iter().enumerate() {
         let upstream = Arc::new(Upstream::written(index, nowhere(), Slots::new(1)));
         let config::Route { host, path, .. } = route;
-        table.add(host.as_deref(), path, Route::new(route, upstream, &[], false));
+        table.add(host.as_deref(), path, Route::new(route, upstream, [], false));
     }
     (policy("hosts = [\"*\"]"), table)
 }

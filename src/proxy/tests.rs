@@ -193,7 +193,7 @@ fn world_of(config: &Config, limits: ConnectionLimits, token_takes: Duration) ->
     let upstream = Upstream::written(0, destination, Slots::new(100_000));
     let upstream = Arc::new(upstream.with_limits(Breaker::default(), limits));
     let mut table = Table::default();
-    table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), &[source], false));
+    table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), [(source, None)], false));
     let shared = Arc::new(ServiceSettings::new(config, table, "bearerd-test".to_owned(), clock));
     let (service_settings, upstreams) = (Arc::clone(&shared), vec![Arc::clone(&upstream)]);
     let load = Arc::<AtomicUsize>::default();
