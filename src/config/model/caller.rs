@@ -7,8 +7,6 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use ipnet::IpNet;
 
-use super::credential::Quota;
-
 /// The name of whoever no other caller is.
 pub const OTHER: &str = "other";
 
@@ -28,8 +26,6 @@ pub struct Caller {
     pub keys: Vec<KeyHash>,
     /// Its share where the requests that an API allows are scarce, from 1 to 1000.
     pub weight: u16,
-    /// The most requests that it may send; `None` for no limit.
-    pub quota: Option<Quota>,
 }
 
 /// The SHA-256 of a caller's key.

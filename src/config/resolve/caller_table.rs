@@ -9,12 +9,11 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::caller::{Caller, KeyHash, OTHER};
-use crate::config::model::credential::Quota;
 use crate::config::model::route::Admitted;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::key::Key;
 use crate::config::source::nearest::nearest;
-use crate::config::source::schema::{self, Callers, Rate, Texts};
+use crate::config::source::schema::{self, Callers, Texts};
 
 /// Prefixes of names as [`names`](crate::config::model::certificate::names) writes them.
 const NAME_PREFIXES: [&str; 5] = ["CN=", "DNS:", "URI:", "email:", "IP:"];
@@ -98,7 +97,6 @@ impl Resolver<'_> {
             certificates: self.certificates_of_caller(&name, caller.certificates, seen),
             keys: self.keys_of_caller(&name, caller.key_hash, seen),
             weight: self.weight(caller.weight),
-            quota: self.quota_of_caller(caller.quota),
             name,
         }
     }
@@ -188,13 +186,6 @@ impl Resolver<'_> {
             self.problems.push(Problem::error(wrong.span(), title));
         }
         weight.or(1)
-    }
-
-    fn quota_of_caller(&mut self, quota: Key<Option<Rate>>) -> Option<Quota> {
-        let quota = quota.into_usable()?;
-        let place = quota.span();
-        let rate = quota.into_inner()?;
-        Some(self.quota(Key::Written(Spanned::new(place, rate))))
     }
 
     /// The callers that may use a route.

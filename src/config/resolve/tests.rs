@@ -95,8 +95,9 @@ fn all_problems_are_found_in_one_run() {
         [credentials.a]
         token_url = \"http://as.example.com/token\"
         client_secret = { env = \"NOT_THERE\" }
-        [pools.all]
-        members = [\"a\"]
+        [callers.all]
+        networks = [\"10.0.0.0/8\"]
+        quota = 1
         [[routes]]
         upstream = \"ftp://api.example.com\"
         credential = \"b\"
@@ -111,7 +112,7 @@ fn all_problems_are_found_in_one_run() {
         "plain http:// would show the credential to the network",
         "the environment variable NOT_THERE is not set",
         "`client_id` is missing",
-        "`pools` is not supported yet by this version",
+        "`quota` is not supported yet by this version",
         "neither an https:// nor an http:// URL",
         "there is no credential `b`",
     ] {
@@ -480,17 +481,17 @@ fn every_planned_key_is_refused_at_its_place() {
 }
 
 #[test]
-fn a_planned_section_is_refused() {
-    let text = format!("[pools.a]\nmembers = [\"a\"]\n{CREDENTIAL}{ROUTE}");
-    assert_eq!(refused(&text), ["`pools` is not supported yet by this version"]);
+fn a_planned_key_of_a_caller_is_refused() {
+    let text = format!("[callers.a]\nnetworks = [\"10.0.0.0/8\"]\nquota = \"\"\n{CREDENTIAL}{ROUTE}");
+    assert_eq!(refused(&text), ["`quota` is not supported yet by this version"]);
 }
 
 #[test]
-fn an_override_of_a_planned_key_is_refused() {
+fn an_override_of_a_pool_is_refused() {
     let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), "BEARERD_POOLS__A", "hunter2").unwrap_err();
     let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
-    assert_eq!(problem.title, "`pools` is not supported yet by this version");
-    assert!(diagnostics.to_string().contains("BEARERD_POOLS__A\n"), "{diagnostics}");
+    assert_eq!(problem.title, "BEARERD_POOLS__A names no section of the file");
+    assert!(diagnostics.to_string().contains("write pools in the file"), "{diagnostics}");
 }
 
 #[test]

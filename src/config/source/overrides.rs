@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Sources};
-use super::section::{Section, not_supported};
+use super::section::Section;
 use crate::config::model::environment::Environment;
 
 const PREFIX: &str = "BEARERD_";
@@ -112,9 +112,6 @@ fn refused(
     within: &[&str],
     place: &Range<usize>,
 ) -> Option<Problem> {
-    if section.planned().contains(&key) {
-        return Some(not_supported(key, place.clone()));
-    }
     if section == Section::Root {
         let problem = Problem::error(place.clone(), format!("{variable} names no section of the file"));
         return Some(match key {

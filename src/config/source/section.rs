@@ -96,7 +96,7 @@ impl Section {
     /// Keys that are reserved for a later version. The daemon refuses them: ignoring one would be dangerous.
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
-            Self::Root => &["pools"],
+            Self::Caller => &["quota"],
             _ => &[],
         }
     }
@@ -135,7 +135,7 @@ pub(super) fn unknown_key(UnknownKey { known, path, key, place }: UnknownKey) ->
 }
 
 /// A key that is reserved for a later version.
-pub(in crate::config) fn not_supported(key: &str, place: Range<usize>) -> Problem {
+fn not_supported(key: &str, place: Range<usize>) -> Problem {
     Problem::error(place, format!("`{key}` is not supported yet by this version"))
         .help("remove the key: this version would ignore it")
 }

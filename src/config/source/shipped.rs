@@ -28,9 +28,8 @@ pub const EXAMPLES: [&str; 13] = [
 ];
 
 /// Keys whose line in an example shows the default.
-const DEFAULTS_IN_EXAMPLES: [&str; 6] = [
+const DEFAULTS_IN_EXAMPLES: [&str; 5] = [
     "callers.weight",
-    "callers.quota",
     "credentials.max_rotations",
     "credentials.state_key_previous",
     "credentials.redirect_uri",
@@ -38,7 +37,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 6] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 60] = [
+const DESCRIPTIONS: [(&str, &str); 58] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
@@ -66,8 +65,6 @@ const DESCRIPTIONS: [(&str, &str); 60] = [
         "Networks of the application; of networks within each other, the smallest counts. Behind `server.trusted_proxies`, \
          the address that the proxy names counts, for the log, metrics and budgets alone.",
     ),
-    ("callers.quota.requests", "The number of requests."),
-    ("callers.quota.per", "The time in which so many requests may be sent."),
     ("shared", "The store through which replicas share tokens: Redis or Valkey."),
     ("credentials", "Identities by name, and how they get tokens."),
     ("pools", "Several credentials of one API, used as one, by a name that routes use as `credential`."),

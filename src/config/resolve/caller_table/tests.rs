@@ -26,11 +26,11 @@ fn refused(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn callers_are_sorted_by_name_and_have_a_weight_of_1_and_no_quota() {
+fn callers_are_sorted_by_name_and_have_a_weight_of_1() {
     let config = accepted(&format!(
-        "[callers.crm]\nkey_hash = [\"{HASH}\"]\nweight = 3\nquota = {{ requests = 600, per = \"60s\" }}\n\
+        "[callers.crm]\nkey_hash = [\"{HASH}\"]\nweight = 3\n\
          [callers.other]\nnetworks = []\n\
-         [callers.billing]\nnetworks = [\"10.1.0.0/16\", \"::ffff:10.2.0.1\"]\nquota = \"\"\n"
+         [callers.billing]\nnetworks = [\"10.1.0.0/16\", \"::ffff:10.2.0.1\"]\n"
     ));
     let names: Vec<&str> = config.callers.iter().map(|caller| caller.name.as_str()).collect();
     assert_eq!(names, ["billing", "crm", "other"]);
@@ -38,8 +38,6 @@ fn callers_are_sorted_by_name_and_have_a_weight_of_1_and_no_quota() {
     let networks: Vec<String> = billing.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.1.0.0/16", "10.2.0.1/32"]);
     assert_eq!((billing.weight, crm.weight, other.weight), (1, 3, 1));
-    assert!(billing.quota.is_none() && other.quota.is_none());
-    assert_eq!(crm.quota.map(|quota| (quota.requests.get(), quota.per.as_secs())), Some((600, 60)));
     assert_eq!(crm.keys.iter().map(ToString::to_string).collect::<Vec<_>>(), [HASH]);
     assert!(accepted("[callers]").callers.is_empty());
 }
@@ -98,7 +96,7 @@ fn a_key_in_the_place_of_its_hash_is_refused_and_not_shown() {
 }
 
 #[test]
-fn names_weights_and_quotas_have_bounds() {
+fn names_and_weights_have_bounds() {
     for name in ["_other", "a b", "CN=a", "", ".a", "-a"] {
         let text = format!("[callers.\"{name}\"]\nnetworks = [\"10.0.0.0/8\"]");
         assert!(refused(&text)[0].starts_with("the name of a caller has only"), "{name}");
@@ -106,15 +104,6 @@ fn names_weights_and_quotas_have_bounds() {
     for weight in ["0", "1001"] {
         let text = format!("[callers.a]\nnetworks = [\"10.0.0.0/8\"]\nweight = {weight}");
         assert_eq!(refused(&text), ["must be between 1 and 1000"]);
-    }
-    for (quota, said) in [
-        ("\"none\"", "must be a table such as"),
-        ("5", "must be a table such as"),
-        ("{ requests = 5 }", "`quota` lacks `per`"),
-        ("{ requests = 0, per = \"1s\" }", "`requests` must be at least 1"),
-    ] {
-        let problems = refused(&format!("[callers.a]\nnetworks = [\"10.0.0.0/8\"]\nquota = {quota}"));
-        assert!(problems.len() == 1 && problems[0].contains(said), "{problems:?}");
     }
     assert_eq!(refused("[callers]\nnetworks = [\"10.0.0.0/8\"]"), ["a caller needs a name"]);
 }

@@ -41,7 +41,7 @@ fn what_is_wrong_with_a_pool_is_reported_once_and_at_the_pool() {
         ("[pools.p]\ncredentials = []", "the pool `p` has no credentials"),
         ("[pools.p]\ncredentials = [\"a\", \"c\"]", "there is no credential `c`"),
         ("[pools.p]\ncredentials = [\"a\", \"b\", \"a\"]", "the same credential twice"),
-        ("[pools.p]\ncredentials = [\"a\", 7]", "expected a string"),
+        ("[pools.p]\ncredentials = [\"a\", 7]", "must be a string"),
         ("[pools]\ncredentials = [\"a\", \"b\"]", "a pool needs a name"),
     ] {
         let problems = refused(text, "p");

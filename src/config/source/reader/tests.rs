@@ -290,6 +290,7 @@ fn base(keys: &[&Steps]) -> TomlValue {
     };
     text += if is_in(".quota") { "quota = { requests = 10, per = \"60s\" }\n" } else { "" };
     text += "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n";
+    text += if is_in("pools.x-pools") { "[pools.x-pools]\ncredentials = [\"c\"]\n" } else { "" };
     text += if is_in("webhooks") { "[[webhooks]]\nurl = \"https://hooks.example.com\"\n" } else { "" };
     text += if is_in("shared") {
         "[shared]\nurl = \"rediss://redis\"\nkey = { env = \"SHARED_KEY\" }\n"
@@ -301,11 +302,8 @@ fn base(keys: &[&Steps]) -> TomlValue {
     } else {
         ""
     };
-    text += if is_in("callers.x-callers") {
-        "[callers.x-callers]\nnetworks = [\"10.0.0.0/8\"]\nquota = { requests = 10, per = \"60s\" }\n"
-    } else {
-        ""
-    };
+    text +=
+        if is_in("callers.x-callers") { "[callers.x-callers]\nnetworks = [\"10.0.0.0/8\"]\n" } else { "" };
     text += if is_in("server.tls") || is_in("callers") {
         "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\nclient_ca = \"ca.pem\"\n"
     } else {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use toml::Spanned;
 
-use super::{Rate, Texts};
+use super::Texts;
 use crate::config::source::key::Entry;
 use crate::config::source::problem::Problem;
 use crate::config::source::reader::{Reader, Table, Value, Written, tables};
@@ -17,25 +17,11 @@ tables! {
         shown certificates: Texts,
         hidden key_hash: Texts,
         shown weight: u16,
-        shown quota: Option<Rate>,
     }
 }
 
 shapes! {
     Callers: <BTreeMap<Spanned<String>, Entry<Caller>>>::shape(),
-    Option<Rate>: Shape::OneOf(vec![Shape::Choice(vec![""]), Rate::shape()]),
-}
-
-/// A table, or `""` for none.
-impl Value for Option<Rate> {
-    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        const EXPECTED: &str = "a table such as { requests = 600, per = \"60s\" }, or \"\"";
-        match reader.text(value) {
-            Some("") => Some(None),
-            Some(_) => reader.invalid(value, path, EXPECTED),
-            None => reader.inline_table(value, path, EXPECTED).map(Some),
-        }
-    }
 }
 
 /// `[callers.NAME]`, by name.

@@ -66,7 +66,7 @@ tables! {
         shown timeout: Duration,
         shown connect_timeout: Duration,
         hidden quota: Rate,
-        hidden api_quota: Option<ApiQuota>,
+        shown api_quota: Option<ApiQuota>,
         shown retry_after_max: Duration,
         shown ca_file: PathBuf,
         shown system_roots: bool,
