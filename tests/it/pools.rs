@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use testkit::authorization_server::Answer;
 
-use crate::harness::{Request, World, daemon, eventually};
+use crate::harness::{Request, Setup, World, daemon, eventually};
 
-/// A daemon whose route uses a pool of the credential `api` and so many like it.
+/// A daemon whose route uses a pool of the credential `api` and others like it, so many together.
 async fn pool_of(count: usize, lines: &str) -> World {
-    let world = daemon().route(lines).start().await.with_credentials(count);
+    pool(count, daemon().route(lines)).await
+}
+
+async fn pool(count: usize, setup: Setup) -> World {
+    let world = setup.start().await.with_credentials(count);
     pooled(&world, count);
     world.reload().await;
     eventually("a token for each", async || world.authorization.issued().len() >= count).await;
@@ -51,6 +55,26 @@ async fn each_credential_of_a_pool_serves_in_turn() {
     }
 
     assert_eq!(tokens(&world, "/turn").into_values().collect::<Vec<_>>(), [3, 3, 3]);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_pool_of_three_lets_three_times_as_many_requests_through() {
+    let quota = "api_quota = { requests = 5, per = \"20s\", wait = \"0s\" }";
+    let world = pool(3, daemon().credential(quota)).await;
+
+    let mut statuses = Vec::new();
+    for _ in 0..18 {
+        let reply = world.get("/much").await;
+        statuses.push((reply.status, reply.code()));
+        // What is left of each is known a moment later.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    assert_eq!(tokens(&world, "/much").into_values().collect::<Vec<_>>(), [5, 5, 5]);
+    let refused: Vec<_> = statuses.iter().filter(|(status, _)| *status != 200).collect();
+    assert_eq!(refused.len(), 3, "{statuses:?}");
+    assert!(refused.iter().all(|one| **one == (429, Some("api_quota_exhausted".to_owned()))), "{refused:?}");
     world.finish().await;
 }
 

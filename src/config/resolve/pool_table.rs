@@ -51,8 +51,9 @@ impl Resolver<'_> {
 
     /// Warns of pools that are not among the names that routes use, if all of these are known.
     pub(super) fn warn_of_unused_pools(&mut self, are_names_known: bool, used: &BTreeSet<String>) {
-        let pools = self.pools.iter().flatten().filter(|(name, _)| are_names_known && !used.contains(*name));
-        let unused: Vec<_> = pools.map(|(name, entry)| (name.clone(), entry.place.clone())).collect();
+        let pools = self.pools.iter().flatten().filter(|(_, entry)| are_names_known && entry.pool.is_some());
+        let unused = pools.filter(|(name, _)| !used.contains(*name));
+        let unused: Vec<_> = unused.map(|(name, entry)| (name.clone(), entry.place.clone())).collect();
         for (name, place) in unused {
             let help = format!("write credential = \"{name}\" in a route, or remove the pool");
             self.warning(place, format!("no route uses the pool `{name}`"), help);

@@ -452,7 +452,7 @@ fn with_key(section: Section, key: &str) -> String {
         Section::Limits => with_server(&format!("[server.limits]\n{line}")),
         Section::Health => with_server(&format!("[health]\n{line}")),
         Section::Admin => with_server(&format!("[admin]\n{line}")),
-        Section::Caller => with_server(&format!("[callers.a]\n{line}")),
+        Section::Caller => with_server(&format!("[callers.a]\nnetworks = [\"10.0.0.0/8\"]\n{line}")),
         Section::Shared => with_server(&format!("[shared]\n{line}")),
         Section::Audit => with_server(&format!("[audit]\n{line}")),
         Section::Webhook => with_server(&format!("[[webhooks]]\n{line}")),

@@ -64,7 +64,18 @@ impl Service {
             tried.0.push(place);
             context.uses(place);
             let authorization = self.authorize(context, member).await?;
-            let attempted = self.attempt(context, outgoing.head, outgoing.body, Some(authorization)).await?;
+            let attempted = self.attempt(context, outgoing.head, outgoing.body, Some(authorization)).await;
+            let attempted = match attempted {
+                // What is left of a budget is known a moment later.
+                Err(error @ ProxyError::ApiQuotaExhausted { .. }) => {
+                    let Some(again) = self.next_ready(context, &tried).zip(context.again()) else {
+                        return Err(error);
+                    };
+                    (place, outgoing) = again;
+                    continue;
+                }
+                attempted => attempted?,
+            };
             let Attempted { answered, generation, demanded } = &attempted;
             let response = &answered.response;
             let (verdict, status) = (Verdict::of(response, &context.route.retry_on), response.status());

@@ -289,6 +289,7 @@ fn base(keys: &[&Steps]) -> TomlValue {
         "client_secret = { env = \"SECRET\" }\n"
     };
     text += if is_in(".quota") { "quota = { requests = 10, per = \"60s\" }\n" } else { "" };
+    text += if is_in(".api_quota") { "api_quota = { requests = 10, per = \"60s\" }\n" } else { "" };
     text += "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n";
     text += if is_in("pools.x-pools") { "[pools.x-pools]\ncredentials = [\"c\"]\n" } else { "" };
     text += if is_in("webhooks") { "[[webhooks]]\nurl = \"https://hooks.example.com\"\n" } else { "" };
