@@ -242,9 +242,9 @@ pub(crate) async fn chatting(soak: Rc<Soak>) {
 
 /// How long threads may take to end: the runtime keeps a thread that has nothing to do for 10 s.
 const THREADS_END: Duration = Duration::from_secs(30);
-/// The threads that block and never end: every two seconds the configuration and the files of certificates are read, perhaps
-/// at the same moment.
-const WATCHES: u64 = 2;
+/// The threads that block and may be there at any time: every two seconds the configuration, the files of certificates and
+/// those of secrets are read, and states are written, some of it at the same moment.
+const WATCHES: u64 = 6;
 
 /// Checks that the daemon has as many descriptors and threads as before the load, and its connections to the API.
 pub(crate) async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
