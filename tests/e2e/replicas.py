@@ -719,6 +719,16 @@ def refused_by_the_store():
     store.stop()
 
 
+def replace_all(fleet):
+    """Starts another replica for each, one after the other, and stops the old one."""
+    for old in list(fleet.replicas):
+        fleet.start(1)
+        fleet.replicas.remove(old)
+        time.sleep(0.3)
+        old.signal(signal.SIGTERM)
+        assert old.process.wait(DEADLINE) == 0
+
+
 def rolled():
     for grant in ["client_credentials", "refresh_token"]:
         platform = Platform(lifetime=600)
@@ -726,12 +736,7 @@ def rolled():
         fleet.start(3)
         fleet.agree()
         callers = Callers(fleet.replicas)
-        for old in list(fleet.replicas):
-            fleet.start(1)
-            fleet.replicas.remove(old)
-            time.sleep(0.3)
-            old.signal(signal.SIGTERM)
-            assert old.process.wait(DEADLINE) == 0
+        replace_all(fleet)
         time.sleep(1)
         errors = callers.stop()
         fleet.agree()
@@ -742,12 +747,7 @@ def rolled():
         fleet.former_key, fleet.key = fleet.key, fleet.another_key()
         for former in [fleet.former_key, None]:
             fleet.former_key = former
-            for old in list(fleet.replicas):
-                fleet.start(1)
-                fleet.replicas.remove(old)
-                time.sleep(0.3)
-                old.signal(signal.SIGTERM)
-                assert old.process.wait(DEADLINE) == 0
+            replace_all(fleet)
         time.sleep(1)
         errors = callers.stop()
         fleet.agree()

@@ -38,7 +38,7 @@ impl Resolver<'_> {
         for (name, credential) in credentials.or_default().0 {
             let place = name.span();
             let name = name.into_inner();
-            self.check_name(&name, &place);
+            self.check_name("credential", &name, &place);
             let is_table = credential.is_some();
             let credential = credential.and_then(|keys| self.credential(&name, &place, keys.into_inner()));
             usable.extend(credential.map(Arc::new));
@@ -47,12 +47,13 @@ impl Resolver<'_> {
         (is_known.then_some(names), usable)
     }
 
-    fn check_name(&mut self, name: &str, place: &Range<usize>) {
+    /// Checks the name of what a route's `credential` can name.
+    pub(super) fn check_name(&mut self, what: &str, name: &str, place: &Range<usize>) {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let title = if name == "none" {
-            "the name `none` is reserved for routes without a credential"
+            "the name `none` is reserved for routes without a credential".to_owned()
         } else if name.is_empty() || name.starts_with('.') || !name.chars().all(is_allowed) {
-            "the name of a credential has only letters, digits, `-`, `_` and `.`"
+            format!("the name of a {what} has only letters, digits, `-`, `_` and `.`")
         } else {
             return;
         };

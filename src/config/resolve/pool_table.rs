@@ -61,15 +61,8 @@ impl Resolver<'_> {
     }
 
     fn check_pool_name(&mut self, name: &str, place: &Range<usize>, names: Option<&Names>) {
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let of_credential = names.and_then(|names| names.get(name));
-        if name == "none" {
-            let title = "the name `none` is reserved for routes without a credential";
-            self.problems.push(Problem::error(place.clone(), title));
-        } else if name.is_empty() || name.starts_with('.') || !name.chars().all(is_allowed) {
-            let title = "the name of a pool has only letters, digits, `-`, `_` and `.`";
-            self.problems.push(Problem::error(place.clone(), title));
-        } else if let Some(other) = of_credential {
+        self.check_name("pool", name, place);
+        if let Some(other) = names.and_then(|names| names.get(name)) {
             let help = "rename one of them: a route's `credential` names either";
             let problem = Problem::error(place.clone(), format!("`{name}` is the name of a credential too"));
             let problem = match other {

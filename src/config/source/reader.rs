@@ -223,6 +223,26 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// Reads tables with names of the user's choice, each below a `header` such as `[credentials.NAME]`. Without a name, the keys
+    /// of one stand in the place of names: `title` and `help` say so.
+    pub(super) fn named_tables<T: Table + Value>(
+        &mut self,
+        value: &Written<'_>,
+        path: &str,
+        header: &str,
+        (title, help): (&str, &str),
+    ) -> Option<BTreeMap<Spanned<String>, Entry<T>>> {
+        let Some(table) = value.get_ref().as_table() else {
+            return self.not_a_section(value, path, header);
+        };
+        let is_key = |key: &str| T::KEYS.contains(&key);
+        if table.iter().any(|(key, value)| is_key(key.get_ref()) && !value.get_ref().is_table()) {
+            self.problems.push(Problem::error(value.span(), title).help(help));
+            return None;
+        }
+        Value::read(value, path, self)
+    }
+
     /// Reads a table that is the value of a key. `example` is for messages.
     pub(super) fn inline_table<T: Table>(
         &mut self,

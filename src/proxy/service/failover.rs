@@ -27,22 +27,12 @@ use crate::proxy::quota::budget::Budget;
 use crate::proxy::route::member::Member;
 use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::request::Outgoing;
-use crate::token::TokenSource;
+use crate::token::{TokenSource, Unavailable};
 
 /// How long a credential is left alone after a 429 without `Retry-After`.
 const THROTTLED: Duration = Duration::from_secs(1);
 /// The longest `Retry-After` that is believed.
 const MAX_THROTTLED: Duration = Duration::from_hours(1);
-
-/// Which credentials of the pool a request has been sent with.
-#[derive(Default)]
-struct Tried(Vec<usize>);
-
-impl Tried {
-    fn is_new(&self, place: usize) -> bool {
-        !self.0.contains(&place)
-    }
-}
 
 impl Service {
     /// Sends a request with the token of one of the route's credentials, and with another's while the upstream refuses it.
@@ -53,7 +43,7 @@ impl Service {
         body: AttemptBody<ClientBody>,
     ) -> Result<Answered<AttemptBody<ClientBody>>, ProxyError> {
         let members = &context.route.members;
-        let mut tried = Tried::default();
+        let mut tried = Vec::with_capacity(members.len());
         let mut place = match self.next_ready(context, &tried) {
             Some(place) => place,
             None => self.first_usable(context).await?,
@@ -61,7 +51,7 @@ impl Service {
         let mut outgoing = Outgoing { head, body };
         loop {
             let member = &members[place];
-            tried.0.push(place);
+            tried.push(place);
             context.uses(place);
             let authorization = self.authorize(context, member).await?;
             let attempted = self.attempt(context, outgoing.head, outgoing.body, Some(authorization)).await;
@@ -112,13 +102,13 @@ impl Service {
 
     /// The credential that the upstream may be expected to accept: the one whose budget has most left; in turn where several
     /// have as much, or none has a budget.
-    fn next_ready(&self, context: &RequestContext<'_>, tried: &Tried) -> Option<usize> {
+    fn next_ready(&self, context: &RequestContext<'_>, tried: &[usize]) -> Option<usize> {
         let members = &context.route.members;
         let now = self.shared.clock.now();
         let turn = &self.turns[context.route.index];
         let start = turn.get();
         let places = (0..members.len()).map(|offset| (start + offset) % members.len());
-        let ready = places.filter(|place| tried.is_new(*place) && members[*place].is_ready(now));
+        let ready = places.filter(|place| !tried.contains(place) && members[*place].is_ready(now));
         let left = |place: &usize| members[*place].budget.as_ref().map_or(u32::MAX, Budget::left);
         // The first of several.
         let place = ready.min_by_key(|place| Reverse(left(place)))?;
@@ -151,16 +141,13 @@ fn refused_until(member: &Member, now: Moment) -> Moment {
 }
 
 /// The place of the credential that first has a usable token.
-async fn first_token(
-    members: &[Member],
-    within: Duration,
-) -> Result<usize, (&TokenSource, crate::token::Unavailable)> {
+async fn first_token(members: &[Member], within: Duration) -> Result<usize, (&TokenSource, Unavailable)> {
     let wait = async |(place, member): (usize, &Member)| (place, member.source.wait(within).await.map(drop));
     let mut waiting: FuturesUnordered<_> = members.iter().enumerate().map(wait).collect();
     let mut first = None;
     while let Some((place, outcome)) = waiting.next().await {
         let Err(unavailable) = outcome else { return Ok(place) };
-        let soonest = |(_, other): &(usize, crate::token::Unavailable)| {
+        let soonest = |(_, other): &(usize, Unavailable)| {
             other.retry_after.unwrap_or(Duration::MAX) <= unavailable.retry_after.unwrap_or(Duration::MAX)
         };
         first = first.filter(soonest).or(Some((place, unavailable)));

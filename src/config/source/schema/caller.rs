@@ -6,8 +6,7 @@ use toml::Spanned;
 
 use super::Texts;
 use crate::config::source::key::Entry;
-use crate::config::source::problem::Problem;
-use crate::config::source::reader::{Reader, Table, Value, Written, tables};
+use crate::config::source::reader::{Reader, Value, Written, tables};
 use crate::config::source::shape::{Shape, Shaped, shapes};
 
 tables! {
@@ -30,15 +29,7 @@ pub(in crate::config) struct Callers(pub(in crate::config) BTreeMap<Spanned<Stri
 
 impl Value for Callers {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let Some(table) = value.get_ref().as_table() else {
-            return reader.not_a_section(value, path, "[callers.NAME]");
-        };
-        let is_key = |key: &str| Caller::KEYS.contains(&key);
-        if table.iter().any(|(key, value)| is_key(key.get_ref()) && !value.get_ref().is_table()) {
-            let help = "write [callers.NAME], with a name of your choice for the application";
-            reader.problems.push(Problem::error(value.span(), "a caller needs a name").help(help));
-            return None;
-        }
-        Value::read(value, path, reader).map(Self)
+        const HELP: &str = "write [callers.NAME], with a name of your choice for the application";
+        reader.named_tables(value, path, "[callers.NAME]", ("a caller needs a name", HELP)).map(Self)
     }
 }

@@ -14,8 +14,7 @@ use crate::config::model::signing_key::SigningAlgorithm;
 use crate::config::source::choice::{ClientAuth, Grant, Provider};
 use crate::config::source::claim::Claim;
 use crate::config::source::key::Entry;
-use crate::config::source::problem::Problem;
-use crate::config::source::reader::{Reader, Table, Value, Written, tables};
+use crate::config::source::reader::{Reader, Value, Written, tables};
 use crate::config::source::shape::{Shape, Shaped, shapes};
 use crate::config::source::units::{Duration, OneOrMany, RequiredScopes};
 
@@ -147,15 +146,7 @@ pub(in crate::config) struct Credentials(pub(in crate::config) BTreeMap<Spanned<
 
 impl Value for Credentials {
     fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let Some(table) = value.get_ref().as_table() else {
-            return reader.not_a_section(value, path, "[credentials.NAME]");
-        };
-        let is_key = |key: &str| Credential::KEYS.contains(&key);
-        if table.iter().any(|(key, value)| is_key(key.get_ref()) && !value.get_ref().is_table()) {
-            let help = "write [credentials.NAME], with a name of your choice, and that name in `credential` of the routes";
-            reader.problems.push(Problem::error(value.span(), "a credential needs a name").help(help));
-            return None;
-        }
-        Value::read(value, path, reader).map(Self)
+        const HELP: &str = "write [credentials.NAME], with a name of your choice, and that name in `credential` of the routes";
+        reader.named_tables(value, path, "[credentials.NAME]", ("a credential needs a name", HELP)).map(Self)
     }
 }
