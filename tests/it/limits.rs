@@ -181,6 +181,22 @@ async fn a_caller_that_reads_nothing_is_cut_off_with_an_incomplete_answer() {
     world.finish().await;
 }
 
+/// The system and the sweep both end such a connection, each first for some.
+#[tokio::test]
+async fn each_of_many_callers_that_read_nothing_is_logged_as_such() {
+    let world = daemon().quiet().limits("write_timeout = \"5s\"").start().await;
+    let mut streams = Vec::new();
+    for _ in 0..40 {
+        streams.push(ask_and_not_read(world.address, "HTTP/1.1").await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    eventually("all ends", async || world.process.events("request").len() >= streams.len()).await;
+    for event in world.process.events("request") {
+        assert_eq!(event["error"], "the caller stopped reading the response", "{event}");
+    }
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn an_unread_http_2_stream_ends_and_the_connections_others_go_on() {
     let world = daemon().quiet().limits("write_timeout = \"500ms\"").start().await;

@@ -193,7 +193,7 @@ impl ClientIo {
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(bytes)) => self.client.written(*bytes),
-            Poll::Ready(Err(_)) => {}
+            Poll::Ready(Err(error)) => self.client.failed(error),
             Poll::Pending => self.client.write_blocked(),
         }
         written
@@ -239,11 +239,13 @@ impl AsyncRead for ClientIo {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.client.received();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        match &read {
+            Ok(()) if buf.filled().len() > before => self.client.received(),
+            Ok(()) => {}
+            Err(error) => self.client.failed(error),
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(read)
     }
 }
 

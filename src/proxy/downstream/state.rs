@@ -4,6 +4,7 @@
 //! happened, without a timer. The sweep visits every connection a few times a second and ends those past a deadline.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -268,6 +269,15 @@ impl ClientConnection {
         self.interim.set_flushed(false);
         if !self.is_blocked.replace(true) {
             self.blocked_since.begin();
+        }
+    }
+
+    /// The socket has failed. The system ends a connection whose client takes no bytes for `write_timeout`, as [`sweep`] does.
+    ///
+    /// [`sweep`]: Self::sweep
+    pub fn failed(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::TimedOut && self.is_blocked.get() {
+            self.end(End::WriteTimeout);
         }
     }
 
