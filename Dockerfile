@@ -36,7 +36,6 @@ COPY src src
 COPY templates templates
 COPY testkit testkit
 COPY docs/deploy docs/deploy
-COPY tests/load tests/load
 # A time after that of the empty sources above, by which cargo tells what has changed.
 RUN find src testkit/src templates -type f -exec touch {} + \
     && if [ "${PROFILED}" = yes ]; then \

@@ -194,6 +194,19 @@ def workers(world, options):
         yield result
 
 
+def quota(world, options):
+    """What a budget costs, and how much more two cores do with one budget than one core."""
+    wanted = [Variant("bearerd")]
+    wanted += [Variant("bearerd", f"bearerd-quota-{count}", quota=True, workers=count) for count in (1, 2)]
+    against = [("bearerd-quota-1", "bearerd"), ("bearerd-quota-2", "bearerd-quota-1")]
+    for count in connections(options, (64,)):
+        title = f"GET of 1 KiB, without and with `api_quota`, one worker and two, {count} connections"
+        result = compare(world, options, "quota", title, Load(count), wanted, against)
+        for ratio in result.ratios[1:]:
+            ratio["scale"] = 2 / ratio["cpu"]
+        yield result
+
+
 def idle(world, options):
     """The memory of an idle connection that carried one request, in KiB."""
     count = max(connections(options, (IDLE_CONNECTIONS,)))
@@ -304,6 +317,7 @@ CASES = {
     "access-log": (access_log, False),
     "routes": (routes, False),
     "workers": (workers, False),
+    "quota": (quota, False),
     "idle": (idle, False),
     "revoked": (revoked, False),
     "start": (start, True),

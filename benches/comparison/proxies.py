@@ -29,6 +29,8 @@ class Variant:
     upstream_http2: bool = False
     replay: bool = True
     routes: int = 1
+    #: Whether the API allows a number of requests, which is never reached.
+    quota: bool = False
 
     @property
     def name(self):
@@ -180,13 +182,14 @@ def bearerd_toml(world, variant, port):
     route = f'[[routes]]\nupstream = "https://localhost:{variant.at(world)}"\ncredential = "api"\nca_file = "ca.pem"\n'
     # As many as nginx is configured to keep, and Envoy by default.
     route += f'connections = 1024\nhttp_version = "{"2" if variant.upstream_http2 else "1.1"}"\n'
+    quota = 'api_quota = { requests = 1000000000, per = "60s" }\n' if variant.quota else ""
     paths = ["/"] if variant.routes == 1 else [f"/{number}" for number in range(variant.routes)]
     return (
         f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {variant.workers}\n{limits}{tls}'
         f'[admin]\nlisten = "127.0.0.1:{machine.free_port()}"\n'
         f"[log]\naccess = {json.dumps(variant.access_log)}\n"
         f'[credentials.api]\ntoken_url = "http://127.0.0.1:{world.tokens.port}/{variant.name}"\n'
-        'client_id = "benchmark"\nclient_secret = { env = "BENCHMARK_SECRET" }\n'
+        f'client_id = "benchmark"\nclient_secret = {{ env = "BENCHMARK_SECRET" }}\n{quota}'
         + "".join(f'{route}path = "{path}"\n' for path in paths)
     )
 

@@ -50,7 +50,7 @@ PORTS_LOCK = threading.Lock()
 
 
 def free_port():
-    """A port that no other caller gets: two daemons of one user could share it. Below those that the system gives to clients."""
+    """A port for one caller alone, of those that the system gives to no client."""
     with PORTS_LOCK:
         while True:
             port = random.randrange(12000, 32000)
