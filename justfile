@@ -1,5 +1,8 @@
 # Commands for developers and CI. `just` without arguments lists the recipes.
 
+# What the recipes below run: the release build, unless BEARERD names another binary.
+binary := env("BEARERD", "target/release/bearerd")
+
 default:
     @just --list
 
@@ -31,28 +34,29 @@ deny *checks:
 
 # Run the end-to-end tests with a real OAuth server, a real SDK and curl (installs what it needs).
 e2e: build
-    tests/e2e/run target/release/bearerd
+    tests/e2e/run {{binary}}
 
 # Validate the container, packages and manifests, or the named steps (`deploy/validate --list`; installs what it needs).
 artefacts *steps: build
-    deploy/validate {{steps}}
+    deploy/validate --bearerd {{binary}} {{steps}}
 
 # Run the load tests: slow callers, thousands of connections, SIGTERM, SIGHUP, restarts and upgrades (needs slowhttptest and haproxy).
 load *cases="slow idle memory cold drain restart upgrade hangups": build
-    cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
+    cargo test --locked --quiet --test load -- {{binary}} {{cases}}
 
 # Run the soak test: combined load for the given number of minutes.
 soak minutes="10": build
-    cargo test --locked --quiet --test load -- target/release/bearerd soak={{minutes}}
+    cargo test --locked --quiet --test load -- {{binary}} soak={{minutes}}
 
 # Build the release; `--version` and the metrics name the commit. With cargo-auditable, the binary lists its crates.
 build:
-    BEARERD_COMMIT="${BEARERD_COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || true)}" \
+    test {{binary}} != target/release/bearerd || \
+        BEARERD_COMMIT="${BEARERD_COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || true)}" \
         cargo $(command -v cargo-auditable >/dev/null && echo auditable) build --release --locked
 
-# Make the fastest build, guided by a profile of a run under load (needs llvm-profdata; prints how to get it).
+# Make the build that ships, guided by a profile of the benchmark's load (as root on Debian, installs what it needs).
 profiled:
-    benches/profiled
+    BEARERD_COMMIT="${BEARERD_COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || true)}" benches/profiled
 
 # Make a release in target/dist (archive, Debian package, list of components, checksums): of the profiled build, or of a binary.
 dist *binary:
@@ -65,7 +69,7 @@ image tag="bearerd":
 
 # Compare with nginx, HAProxy and Envoy in one run: an overview, or the given cases (prints what it needs).
 bench *arguments: build
-    benches/compare {{arguments}}
+    benches/compare --binary {{binary}} {{arguments}}
 
 # Build the program whose instructions `just instructions` counts.
 hot-path:
