@@ -49,7 +49,7 @@ impl Platform {
         format!(
             "bearerd demo --platform: an authorization server and an API. For proxy.toml:\n\
              \n\
-             \x20 [credentials.demo]\n\
+             \x20 [credentials.api]\n\
              \x20 token_url     = \"{}\"\n\
              \x20 client_id     = \"{CLIENT_ID}\"\n\
              \x20 client_secret = \"{CLIENT_SECRET}\"\n\
@@ -57,7 +57,7 @@ impl Platform {
              \n\
              \x20 [[routes]]\n\
              \x20 upstream      = \"{}\"\n\
-             \x20 credential    = \"demo\"\n\
+             \x20 credential    = \"api\"\n\
              \x20 ca_file       = \"{}\"\n\
              \n\
              health check: {}/livez\n",
