@@ -1,7 +1,8 @@
 //! The findings that need attention: one list, with remedies, which `/status`, the page and `bearerd status` show.
 
 use super::status::{
-    Certificate, Configuration, Credential, Finding, Hold, Route, SharedStatus, Status, Time, Upstream,
+    Certificate, Configuration, Credential, Finding, Hold, Pool, PoolMember, Route, SharedStatus, Status,
+    Time, Upstream,
 };
 use crate::config::model::certificate::EXPIRY_WARNING;
 use crate::documentation;
@@ -10,8 +11,9 @@ use crate::token::replicas::store::Flaw;
 use crate::token::status::{CredentialState, TOKEN_REJECTED};
 
 /// The reasons of findings besides those of credentials, and the codes of errors of an upstream.
-pub const REASONS: [&str; 6] = [
+pub const REASONS: [&str; 7] = [
     UPSTREAM_UNAVAILABLE,
+    POOL_UNUSABLE,
     TOKEN_REJECTED,
     CERTIFICATE_EXPIRES,
     CERTIFICATE_EXPIRED,
@@ -20,6 +22,7 @@ pub const REASONS: [&str; 6] = [
 ];
 
 const UPSTREAM_UNAVAILABLE: &str = "upstream_unavailable";
+const POOL_UNUSABLE: &str = "pool_unusable";
 const CERTIFICATE_EXPIRES: &str = "certificate_expires";
 const CERTIFICATE_EXPIRED: &str = "certificate_expired";
 const RELOAD_FAILED: &str = "reload_failed";
@@ -37,9 +40,11 @@ pub(super) fn findings(status: &Status, now: Time) -> Vec<Finding> {
         .filter(|one| one.reason.as_deref() != Some(TOKEN_REJECTED) || !is_held(&one.name))
         .filter_map(of_credential);
     let upstreams = status.upstreams.iter().filter_map(of_upstream);
-    let routes = status.routes.iter().filter_map(of_route);
+    let routes = status.routes.iter().filter_map(|route| of_route(route, &status.pools));
     let certificates = status.certificates.iter().filter_map(|one| of_certificate(one, now));
-    let mut all: Vec<Finding> = credentials.chain(upstreams).chain(routes).chain(certificates).collect();
+    let pools = status.pools.iter().filter_map(of_pool);
+    let mut all: Vec<Finding> =
+        credentials.chain(upstreams).chain(pools).chain(routes).chain(certificates).collect();
     all.extend(of_configuration(&status.configuration));
     all.extend(status.shared.as_ref().and_then(of_shared));
     if status.audit.failures > 0 {
@@ -132,6 +137,27 @@ fn of_upstream(upstream: &Upstream) -> Option<Finding> {
     })
 }
 
+/// A finding if no credential of the pool is usable.
+fn of_pool(pool: &Pool) -> Option<Finding> {
+    if pool.usable() > 0 {
+        return None;
+    }
+    // Without a token, no request is sent.
+    let is_unusable =
+        pool.members.iter().all(|member| member.reason.as_deref() == Some(PoolMember::NO_TOKEN));
+    let reasons = pool.members.iter().map(|member| {
+        let reason = member.reason.as_deref().unwrap_or_default();
+        format!("{} ({reason})", member.credential)
+    });
+    let detail = format!("no credential is usable: {}", reasons.collect::<Vec<_>>().join(", "));
+    let help = "mend the credentials that need it, and wait for the others; more credentials help against `throttled`";
+    Some(Finding {
+        until: pool.members.iter().filter_map(|member| member.until).min(),
+        detail: Some(detail),
+        ..Finding::new("pool", &pool.name, is_unusable, POOL_UNUSABLE, help)
+    })
+}
+
 fn of_shared(shared: &SharedStatus) -> Option<Finding> {
     if shared.reachable != Some(false) {
         return None;
@@ -155,7 +181,7 @@ fn of_shared(shared: &SharedStatus) -> Option<Finding> {
     })
 }
 
-fn of_route(route: &Route) -> Option<Finding> {
+fn of_route(route: &Route, pools: &[Pool]) -> Option<Finding> {
     let Hold { credential, since, until, outcome, status_codes } = route.hold.as_ref()?;
     let codes = status_codes.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ");
     let (why, help) = if outcome == "same_token_again" {
@@ -171,8 +197,13 @@ fn of_route(route: &Route) -> Option<Finding> {
              region, scopes and permissions",
         )
     };
+    let pool = pools.iter().find(|pool| pool.usable() > 0 && pool.routes.contains(&route.name));
+    let meanwhile = match pool {
+        Some(pool) => format!("requests use the other credentials of the pool {}", pool.name),
+        None => format!("callers get its {codes}"),
+    };
     let detail = format!(
-        "the API rejects the token of credential {credential}, {why}; callers get its {codes} until the hold ends"
+        "the API rejects the token of credential {credential}, {why}; {meanwhile} until the hold ends"
     );
     Some(Finding {
         since: *since,

@@ -16,6 +16,7 @@ mod html;
 mod latency;
 mod overview;
 mod page;
+mod pools;
 mod problem;
 mod readiness;
 mod reload;

@@ -20,7 +20,8 @@ use super::problem::{json, method_not_allowed};
 use super::readiness::Readiness;
 use super::server::{Client, Peer};
 use super::status::{
-    Audit, Caller, Certificate, Configuration, Hold, Route, SharedStatus, Status, Time, Upstream, Webhook,
+    Audit, Caller, Certificate, Configuration, Hold, Pool, Route, SharedStatus, Status, Time, Upstream,
+    Webhook,
 };
 use crate::http::Problem;
 use crate::lifecycle::Stage;
@@ -36,6 +37,8 @@ pub trait Parts: fmt::Debug + Send + Sync {
     fn configuration(&self) -> Configuration;
     /// The configured callers.
     fn callers(&self) -> Vec<Caller>;
+    /// The pools that routes use.
+    fn pools(&self) -> Vec<Pool>;
     /// The upstreams.
     fn upstreams(&self) -> Vec<Upstream>;
     /// The routes.
@@ -111,6 +114,7 @@ impl Overview {
             attention: Vec::new(),
             credentials: self.credentials.entries(),
             callers: self.parts.callers(),
+            pools: self.parts.pools(),
             upstreams: self.parts.upstreams(),
             routes,
             certificates: self.parts.certificates(),

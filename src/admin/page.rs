@@ -19,8 +19,8 @@ use super::html;
 use super::overview::Overview;
 use super::server::Peer;
 use super::status::{
-    Caller, Certificate, Configuration, Credential, Event, Route, SharedStatus, Status, Time, Upstream,
-    Webhook,
+    Caller, Certificate, Configuration, Credential, Event, Pool, PoolMember, Route, SharedStatus, Status,
+    Time, Upstream, Webhook,
 };
 use super::words::{counted, milliseconds, relative, span};
 use crate::config::model::certificate::EXPIRY_WARNING;
@@ -41,6 +41,7 @@ struct Page {
     rendered: When,
     attention: Vec<FindingView>,
     credentials: Vec<CredentialView>,
+    pools: Vec<PoolView>,
     callers: Vec<Caller>,
     upstreams: Vec<UpstreamView>,
     routes: Vec<RouteView>,
@@ -121,6 +122,17 @@ struct RouteView {
     sparkline: Option<Sparkline>,
 }
 
+struct PoolView {
+    name: String,
+    members: Vec<PoolMemberView>,
+}
+
+struct PoolMemberView {
+    seen: PoolMember,
+    icon: &'static str,
+    until: Option<When>,
+}
+
 struct CertificateView {
     purpose: &'static str,
     name: String,
@@ -170,6 +182,7 @@ impl Page {
             rendered: When { exact: now.to_string(), words: clock_time(now) },
             attention: findings::views(status.attention, &status.credentials, now),
             credentials: status.credentials.into_iter().map(|one| CredentialView::new(one, now)).collect(),
+            pools: status.pools.into_iter().map(|one| PoolView::new(one, now)).collect(),
             callers: status.callers,
             upstreams: status.upstreams.into_iter().map(|one| UpstreamView::new(one, now)).collect(),
             routes: routes
@@ -334,6 +347,17 @@ impl RouteView {
             sparkline: Sparkline::of(medians),
             seen,
         }
+    }
+}
+
+impl PoolView {
+    fn new(pool: Pool, now: Time) -> Self {
+        let member = |seen: PoolMember| PoolMemberView {
+            icon: icon(if seen.usable { "valid" } else { "degraded" }),
+            until: seen.until.map(|until| When::coming(until, now)),
+            seen,
+        };
+        Self { name: pool.name, members: pool.members.into_iter().map(member).collect() }
     }
 }
 

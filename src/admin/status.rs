@@ -13,6 +13,7 @@ use crate::token::{CredentialStatus, Operator, TokenSource};
 pub use super::api_quota::{ApiQuota, QuotaLine};
 pub use super::callers::Caller;
 pub use super::deliveries::{Audit, Webhook};
+pub use super::pools::{Member as PoolMember, Pool};
 pub use crate::telemetry::time::Time;
 pub use crate::token::replicas::SharedStatus;
 
@@ -41,6 +42,9 @@ pub struct Status {
     /// The configured callers, in the order of their names.
     #[serde(default)]
     pub callers: Vec<Caller>,
+    /// The pools that routes use, in the order of their names.
+    #[serde(default)]
+    pub pools: Vec<Pool>,
     /// The upstreams.
     pub upstreams: Vec<Upstream>,
     /// The routes, in the order of the configuration.
@@ -58,9 +62,9 @@ pub struct Status {
 /// Something that an operator should look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What it is about: `credential`, `route`, `upstream`, `certificate`, `configuration`, `shared` or `audit`.
+    /// What it is about: `credential`, `pool`, `route`, `upstream`, `certificate`, `configuration`, `shared` or `audit`.
     pub subject: String,
-    /// Which credential, route, upstream or certificate; empty where there is one of its kind.
+    /// Which credential, pool, route, upstream or certificate; empty where there is one of its kind.
     pub name: String,
     /// `unusable` if requests fail for this reason, or else `degraded`.
     pub state: String,
@@ -268,6 +272,7 @@ impl Finding {
         match self.subject.as_str() {
             "certificate" => "ends",
             "route" => "hold ends",
+            "pool" => "usable",
             _ => "next attempt",
         }
     }

@@ -12,6 +12,7 @@ mod error;
 mod listen_sockets;
 mod metrics;
 mod observed;
+mod pools;
 mod process;
 mod reload;
 mod replicas;

@@ -11,11 +11,12 @@ use rustls::sign::CertifiedKey;
 use tokio::time::Instant;
 
 use super::certificates::Certificates;
+use super::pools;
 use super::reports::Reports;
 use super::upstreams::InForce;
 use crate::admin::status::{
-    ApiQuota, Audit, Caller, Certificate, Configuration, Failure, Hold, LastReload, QuotaLine, SharedStatus,
-    Time, Upstream, Webhook,
+    ApiQuota, Audit, Caller, Certificate, Configuration, Failure, Hold, LastReload, Pool, QuotaLine,
+    SharedStatus, Time, Upstream, Webhook,
 };
 use crate::admin::{Histogram, Parts, Quotas, RouteFigures};
 use crate::clock::{WallTimes, wall_clock};
@@ -208,6 +209,11 @@ impl Parts for Observed {
             }
         };
         in_force.config.callers.iter().map(caller).collect()
+    }
+
+    fn pools(&self) -> Vec<Pool> {
+        let in_force = self.in_force.load();
+        pools::shown(&in_force.config, &in_force.settings)
     }
 
     fn upstreams(&self) -> Vec<Upstream> {

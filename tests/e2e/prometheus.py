@@ -2,7 +2,8 @@
 
 Parses the exposition with the parsers of prometheus_client, expects the scrapes of Prometheus to be without an error, and
 expects data from every expression of the dashboard, or native histograms. The row "Replicas" has data only with `[shared]`,
-and "API quotas" only with `api_quota`, which this daemon does not have: Prometheus accepts their expressions, and answers none.
+"API quotas" only with `api_quota`, and "Pools" only with `[pools]`, which this daemon does not have: Prometheus accepts their
+expressions, and answers none.
 """
 
 import json
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 DEADLINE = 30  # seconds
 # Rows without data, and how the names of their metrics begin.
-WITHOUT_DATA = {"Replicas": "bearerd_shared_", "API quotas": "bearerd_api_quota_"}
+WITHOUT_DATA = {"Replicas": "bearerd_shared_", "API quotas": "bearerd_api_quota_", "Pools": "bearerd_pool_member_"}
 NATIVE = ["http_server_request", "http_client_request", "bearerd_token_request"]
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

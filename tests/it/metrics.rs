@@ -217,7 +217,7 @@ async fn documentation_alerts_and_dashboard_name_the_metrics_of_a_scrape() {
     let series = text.lines().filter(|line| !line.starts_with('#'));
     let scraped =
         named_in(&series.map(|line| line.split(['{', ' ']).next().unwrap()).collect::<Vec<_>>().join(" "));
-    // These have series only after a failure, with a refresh token, with TLS, with a webhook or with a shared store.
+    // These have series only after a failure, with a refresh token, with TLS, with a webhook, with a pool or with a shared store.
     let rare = [
         "bearerd_token_next_attempt_timestamp_seconds",
         "bearerd_token_not_before_timestamp_seconds",
@@ -233,6 +233,8 @@ async fn documentation_alerts_and_dashboard_name_the_metrics_of_a_scrape() {
         "bearerd_api_quota_requests_total",
         "bearerd_api_quota_borrowed_total",
         "bearerd_api_quota_refused_total",
+        "bearerd_pool_member_usable",
+        "bearerd_pool_member_requests_total",
         "bearerd_shared_reachable",
         "bearerd_shared_replicas",
         "bearerd_shared_adopted_total",
@@ -259,7 +261,7 @@ fn each_alert_has_a_runbook_and_a_test() {
     let runbooks = include_str!("../../docs/operate/alerts.md");
     let tests = include_str!("../../deploy/prometheus/alerts_test.yaml");
     let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-    assert_eq!(names.len(), 11);
+    assert_eq!(names.len(), 12);
     for name in names {
         assert!(runbooks.contains(&format!("\n## {name}\n")), "{name}");
         assert!(tests.contains(&format!("alertname=\"{name}\"")), "{name}");

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use serde_json::Value;
 use testkit::authorization_server::Answer;
 
 use crate::harness::{Request, Setup, World, daemon, eventually};
+use crate::status::{command, status};
 
 /// A daemon whose route uses a pool of the credential `api` and others like it, so many together.
 async fn pool_of(count: usize, lines: &str) -> World {
@@ -194,8 +197,8 @@ async fn members_are_added_and_removed_while_requests_go_on() {
     let world = pool_of(2, "").await.with_credentials(4);
     let original = world.configuration();
 
-    let requests = async {
-        for _ in 0..200 {
+    let requests = async || {
+        for _ in 0..100 {
             assert_eq!(world.get("/x").await.status, 200);
         }
     };
@@ -220,6 +223,95 @@ async fn members_are_added_and_removed_while_requests_go_on() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::join!(requests, reloads);
+    tokio::join!(join_all((0..4).map(|_| requests())), reloads);
+    world.finish().await;
+}
+
+/// The members of the pool `p` in `/status`.
+async fn members(world: &World) -> Vec<Value> {
+    let pools = status(world).await["pools"].clone();
+    assert_eq!((&pools[0]["name"], pools.as_array().unwrap().len()), (&"p".into(), 1));
+    pools[0]["members"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_revoked_and_a_throttled_member_at_once_under_load_fail_no_request_and_are_shown() {
+    let world = pool_of(3, "name = \"api\"").await;
+    let before = world.authorization.requests();
+    let revoked = world.authorization.issued()[0].clone();
+
+    let calls = async || {
+        let mut caller = world.caller().await;
+        for number in 0..150 {
+            let request = if number % 3 == 0 { Request::post("/echo/x", b"x") } else { Request::get("/x") };
+            assert_eq!(caller.send(&request).await.status, 200);
+        }
+    };
+    let trouble = async {
+        world.authorization.introspection().revoke(&revoked);
+        let throttled = Request::post("/throttled/1", b"x").field("x-retry-after", "60");
+        assert_eq!(world.send(&throttled).await.status, 200);
+    };
+    tokio::join!(join_all((0..8).map(|_| calls())), trouble);
+    eventually("the token is replaced", async || world.token_requests_since(before) == 1).await;
+    eventually("two members are usable", async || {
+        members(&world).await.iter().filter(|member| member["usable"] == true).count() == 2
+    })
+    .await;
+
+    let members = members(&world).await;
+    let throttled: Vec<_> = members.iter().filter(|member| member["usable"] == false).collect();
+    assert_eq!((throttled.len(), &throttled[0]["reason"]), (1, &"throttled".into()), "{members:?}");
+    assert!(throttled[0]["until"].is_string(), "{members:?}");
+    let sent: u64 = members.iter().map(|member| member["requests"].as_u64().unwrap()).sum();
+    let seen = world.upstream.requests().len();
+    assert_eq!(usize::try_from(sent).unwrap(), seen, "{members:?}");
+    assert!(members.iter().all(|member| member["requests"].as_u64().unwrap() > 0), "{members:?}");
+    // No member has a budget.
+    assert!(members.iter().all(|member| member["left"].is_null()), "{members:?}");
+    assert!(!status(&world).await["attention"].to_string().contains("pool"));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_pool_without_a_usable_member_is_shown_in_every_output() {
+    let quota = "api_quota = { requests = 50, per = \"60s\", learn = false }";
+    let world = pool(2, daemon().credential(quota)).await;
+    let throttled = Request::get("/throttled/9").field("x-retry-after", "30");
+    assert_eq!(world.send(&throttled).await.status, 429);
+
+    let all = members(&world).await;
+    for (member, name) in all.iter().zip(["api", "member-1"]) {
+        assert_eq!(
+            (
+                &member["credential"],
+                &member["usable"],
+                &member["reason"],
+                &member["left"],
+                &member["requests"]
+            ),
+            (&name.into(), &false.into(), &"throttled".into(), &49.into(), &1.into())
+        );
+    }
+    let finding = status(&world).await["attention"][0].clone();
+    assert_eq!(
+        (&finding["subject"], &finding["name"], &finding["reason"], &finding["state"]),
+        (&"pool".into(), &"p".into(), &"pool_unusable".into(), &"degraded".into())
+    );
+    assert_eq!(finding["until"], all[0]["until"]);
+    let (code, text) = command(&world, &[]).await;
+    let row = text.lines().find(|line| line.starts_with("p ") && line.contains("member-1"));
+    let row = row.unwrap_or_else(|| panic!("{text}"));
+    assert!(row.contains("throttled, ends in 2") && row.contains(" 49 "), "{text}");
+    assert!(code == 0 && text.contains("pool p: pool_unusable"), "{text}");
+    let (_, page) = world.admin_get("/").await;
+    assert!(page.contains("<h2 id=\"pools\"") && page.contains("p: member-1"), "{page}");
+    let (_, metrics) = world.admin_get("/metrics").await;
+    for line in [
+        "bearerd_pool_member_usable{pool=\"p\",credential=\"member-1\"} 0",
+        "bearerd_pool_member_requests_total{pool=\"p\",credential=\"api\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     world.finish().await;
 }

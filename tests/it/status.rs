@@ -70,7 +70,7 @@ async fn status_has_every_member_of_the_contract() {
 
     let status = status(&world).await;
 
-    let top = "version commit instance started_at ready draining configuration attention credentials callers upstreams \
+    let top = "version commit instance started_at ready draining configuration attention credentials callers pools upstreams \
                routes certificates shared audit webhooks";
     assert_eq!(keys(&status), names(top));
     assert_eq!(keys(&status["configuration"]), names("file loaded_at last_reload"));

@@ -140,3 +140,39 @@ fn the_headline_names_the_worst() {
     let two: fn(&mut Status) = |status| status.credentials.push(status.credentials[0].clone());
     assert_eq!(headline(json!({}), two), "valid: All 2 credentials are valid");
 }
+
+#[test]
+fn the_members_of_a_pool_are_shown_and_take_over_from_one_that_is_held() {
+    let member = |name: &str, usable: bool, reason: Option<&str>| {
+        json!({"credential": name, "usable": usable, "reason": reason, "until": reason.map(|_| "2026-05-01T12:03:00.000Z"),
+               "left": 212, "requests": 1804})
+    };
+    let with = |members: serde_json::Value| {
+        let mut status = status(&json!({}));
+        status.pools =
+            serde_json::from_value(json!([{"name": "p", "routes": ["/"], "members": members}])).unwrap();
+        status.routes[0].hold = serde_json::from_value(json!({
+            "credential": "one", "since": NOW, "until": "2026-05-01T12:03:00.000Z", "outcome": "fresh_token_rejected",
+            "status_codes": [401]
+        }))
+        .unwrap();
+        page(status, &[])
+    };
+
+    let html = with(json!([member("one", false, Some("held")), member("two", true, None)]));
+    for text in
+        ["p: one", "held", "in 3 min", "usable", ">212<", "requests use the other credentials of the pool p"]
+    {
+        assert!(html.contains(text), "{text}: {html}");
+    }
+    assert!(!html.contains("pool_unusable"), "{html}");
+
+    let html = with(json!([member("one", false, Some("held")), member("two", false, Some("throttled"))]));
+    for text in ["pool_unusable", "one (held), two (throttled)", "callers get its 401"] {
+        assert!(html.contains(text), "{text}: {html}");
+    }
+    assert!(html.contains("things need attention") && !html.contains("class=\"headline unusable"), "{html}");
+
+    let html = with(json!([member("one", false, Some("no_token"))]));
+    assert!(html.contains("<li class=\"unusable\">"), "{html}");
+}

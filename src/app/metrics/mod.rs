@@ -5,6 +5,7 @@
 mod callers;
 mod credentials;
 mod family;
+mod pools;
 mod quotas;
 
 use std::borrow::Cow;
@@ -50,6 +51,7 @@ impl Metrics {
         families.extend(self.of_upstreams());
         families.extend(credentials::families(&self.credentials, self.started));
         families.extend(quotas::families(&self.observed.budgets(), self.started));
+        families.extend(pools::families(&self.observed.pools()));
         families.extend(self.of_the_daemon());
         families.extend(self.of_replicas());
         families.extend(process::families(self.started));

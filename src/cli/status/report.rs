@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::admin::status::{Caller, Credential, Finding, Status, Time};
+use crate::admin::status::{Caller, Credential, Finding, Pool, PoolMember, Status, Time};
 use crate::admin::words::{ahead, counted, relative, span, under_way_for};
 use crate::peer_text::{printable, printable_within};
 
@@ -37,6 +37,7 @@ pub(super) const fn stage(status: &Status) -> &'static str {
 }
 
 const CALLER_COLUMNS: [&str; 5] = ["CALLER", "REQUESTS", "REFUSED", "WAITING", "WEIGHT"];
+const POOL_COLUMNS: [&str; 5] = ["POOL", "STATE", "CREDENTIAL", "LEFT", "REQUESTS"];
 const COLUMNS: [&str; 5] = ["CREDENTIAL", "STATE", "REASON", "TOKEN", "NEXT"];
 
 impl Report {
@@ -50,6 +51,9 @@ impl Report {
             let _ = writeln!(text, "{}\n", self.paint(&line, Tone::Quiet));
         }
         self.credentials(&mut text, &status.credentials);
+        if !self.is_of_one && !status.pools.is_empty() {
+            self.pools(&mut text, &status.pools);
+        }
         if !self.is_of_one && !status.callers.is_empty() {
             self.callers(&mut text, &status.callers);
         }
@@ -100,6 +104,21 @@ impl Report {
             (self.row(one), Some(tone))
         };
         self.table(text, COLUMNS, &credentials.iter().map(row).collect::<Vec<_>>());
+    }
+
+    fn pools(&self, text: &mut String, pools: &[Pool]) {
+        let row = |pool: &Pool, member: &PoolMember| {
+            let reason = member.reason.as_deref().unwrap_or("usable");
+            let until = member.until.map(|until| format!(", ends {}", ahead(until, self.now)));
+            let state = format!("{}{}", printable(reason), until.unwrap_or_default());
+            let left = member.left.map_or_else(|| "-".to_owned(), |left| left.to_string());
+            let [pool, credential] = [&pool.name, &member.credential].map(|name| printable(name));
+            let tone = if member.usable { Tone::Good } else { Tone::Warning };
+            ([pool, state, credential, left, member.requests.to_string()], Some(tone))
+        };
+        let rows = pools.iter().flat_map(|pool| pool.members.iter().map(move |member| row(pool, member)));
+        text.push('\n');
+        self.table(text, POOL_COLUMNS, &rows.collect::<Vec<_>>());
     }
 
     fn callers(&self, text: &mut String, callers: &[Caller]) {

@@ -53,12 +53,53 @@ impl Member {
         Moment::from_nanos(self.throttled_until.load(Ordering::Relaxed))
     }
 
-    /// Whether the upstream may be expected to accept a request now: there is a token, which the upstream has not rejected,
-    /// no hold, and no refusal that lasts.
-    pub fn is_ready(&self, now: Moment) -> bool {
-        self.throttled_until() <= now
-            && self.source.current().is_some()
-            && !self.source.is_rejected()
-            && self.hold.seen(now).is_none()
+    /// Whether the upstream may be expected to accept a request now.
+    ///
+    /// # Errors
+    ///
+    /// Why not: the reason that lasts longest, as far as that is known.
+    pub fn check_ready(&self, now: Moment) -> Result<(), Unready> {
+        if self.source.current().is_none() {
+            return Err(Unready::NoToken);
+        }
+        if let Some(held) = self.hold.seen(now) {
+            return Err(Unready::Held { until: held.until.max(self.throttled_until()) });
+        }
+        if self.source.is_rejected() {
+            return Err(Unready::TokenRejected);
+        }
+        match self.throttled_until() {
+            until if until > now => Err(Unready::Throttled { until }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why the upstream is not expected to accept a request with a credential's token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unready {
+    /// The credential has no usable token.
+    NoToken,
+    /// The upstream rejects the credential's fresh tokens too.
+    Held {
+        /// The end of the rejection hold, or of the time in which the upstream refuses requests, whichever is later.
+        until: Moment,
+    },
+    /// The upstream has rejected the latest token, and the next one is not there yet.
+    TokenRejected,
+    /// The upstream refuses requests (429).
+    Throttled {
+        /// The end of that time.
+        until: Moment,
+    },
+}
+
+impl Unready {
+    /// When the reason ends; `None` if that depends on the authorization server.
+    pub const fn until(self) -> Option<Moment> {
+        match self {
+            Self::NoToken | Self::TokenRejected => None,
+            Self::Held { until } | Self::Throttled { until } => Some(until),
+        }
     }
 }

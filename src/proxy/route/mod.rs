@@ -51,6 +51,8 @@ pub struct Route {
     pub base_path: String,
     /// The credentials, of which a request uses one: several for a pool, none for `credential = "none"`.
     pub members: Vec<Member>,
+    /// The name of the pool that the credentials are of; `None` without one.
+    pub pool: Option<String>,
     /// Statuses that mean a rejected token.
     pub retry_on: Vec<StatusCode>,
     /// The retries after a 429.
@@ -125,6 +127,7 @@ impl Route {
             upstream,
             base_path: route.upstream.destination.path().to_owned(),
             members: members.into_iter().map(|(source, budget)| Member::new(&source, budget)).collect(),
+            pool: route.pool.as_ref().map(|pool| pool.name.clone()),
             timeout: route.timeout,
             read_timeout: route.read_timeout,
             allows_websocket: route.allows_websocket,
@@ -152,6 +155,15 @@ impl Route {
             }
         }
         self
+    }
+
+    /// The names of the pool and each of its credentials; none without a pool.
+    pub fn pool_members(&self) -> impl Iterator<Item = (String, String)> {
+        let names = |pool: &String| {
+            let member = move |member: &Member| (pool.clone(), member.source.name().to_owned());
+            self.members.iter().map(member).collect::<Vec<_>>()
+        };
+        self.pool.iter().flat_map(names)
     }
 
     /// Whether a caller may use the route whose certificate has these names, and that is `proven` to be the configured one of
@@ -326,6 +338,7 @@ mod tests {
             upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
             base_path: String::new(),
             members: Vec::new(),
+            pool: None,
             timeout: Duration::from_secs(1),
             allows_websocket: false,
             read_timeout: None,

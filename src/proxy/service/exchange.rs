@@ -205,6 +205,9 @@ impl Exchange {
         };
         if let Some(labels) = &self.labels {
             labels.meter.attempted(Key { method: MethodLabel::of(&self.method), status, code }, duration);
+            if let Some(member) = labels.members.get(self.outcome.member) {
+                member.sent();
+            }
         }
     }
 

@@ -108,7 +108,7 @@ impl Service {
         let turn = &self.turns[context.route.index];
         let start = turn.get();
         let places = (0..members.len()).map(|offset| (start + offset) % members.len());
-        let ready = places.filter(|place| !tried.contains(place) && members[*place].is_ready(now));
+        let ready = places.filter(|place| !tried.contains(place) && members[*place].check_ready(now).is_ok());
         let left = |place: &usize| members[*place].budget.as_ref().map_or(u32::MAX, Budget::left);
         // The first of several.
         let place = ready.min_by_key(|place| Reverse(left(place)))?;

@@ -14,6 +14,7 @@ use crate::proxy::auth::authorize::Authorization;
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Upstream;
 use crate::telemetry::metrics::callers::CallerMeter;
+use crate::telemetry::metrics::pool_members::MemberMeter;
 use crate::telemetry::metrics::traffic::{Key, Meter, MethodLabel, RouteMeter};
 pub use crate::telemetry::metrics::traffic::{Retry as RetryCause, Unauthorized};
 use crate::token::{Fingerprint, Generation};
@@ -83,6 +84,8 @@ pub struct RouteLabels {
     pub route: String,
     /// The names of the credentials; several for a pool, none for a route without one.
     pub credentials: Vec<String>,
+    /// Counts the requests that go out with the tokens of each credential of a pool; empty without one.
+    pub members: Vec<MemberMeter>,
     /// The upstream.
     pub upstream: Arc<Upstream>,
     /// Counts the requests of the route.
@@ -100,6 +103,7 @@ impl RouteLabels {
         Self {
             route: route.name.clone(),
             credentials: route.members.iter().map(|member| member.source.name().to_owned()).collect(),
+            members: route.pool_members().map(|(pool, member)| meter.member(&pool, &member)).collect(),
             upstream: Arc::clone(&route.upstream),
             meter: meter.route(&route.name),
         }

@@ -8,8 +8,8 @@ use crate::proxy::body::replay::BodyLimits;
 use crate::proxy::callers::Callers;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
-use crate::proxy::route::Table;
 use crate::proxy::route::guard::Policy;
+use crate::proxy::route::{Route, Table};
 use crate::telemetry::audit::AuditGate;
 use crate::telemetry::metrics::traffic::Traffic;
 use crate::telemetry::refused::Counts;
@@ -94,7 +94,9 @@ impl ServiceSettings {
         self.body_limits.budget = Arc::clone(&before.body_limits.budget);
         self.traffic = Arc::clone(&before.traffic);
         let callers = self.callers.as_ref().map_or(&[][..], |callers| callers.names());
-        self.traffic.keep_only(self.table.routes().iter().map(|route| route.name.as_str()), callers);
+        let routes = self.table.routes();
+        let members = routes.iter().flat_map(Route::pool_members).collect();
+        self.traffic.keep_only(routes.iter().map(|route| route.name.as_str()), callers, &members);
         self.spans.clone_from(&before.spans);
         self
     }

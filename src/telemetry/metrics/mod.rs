@@ -7,4 +7,5 @@
 pub mod callers;
 pub mod exposition;
 pub mod histogram;
+pub mod pool_members;
 pub mod traffic;

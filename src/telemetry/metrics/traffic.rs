@@ -3,7 +3,7 @@
 //! [`Traffic`] outlives every reload: a route keeps its counts as long as its name. Each worker writes series of its own,
 //! which a scrape adds up. A series begins with the first request that belongs to it; finding it compares a few numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use http::Method;
 
 use super::callers::{AllCallers, CallerMeter, CallerTraffic};
 use super::histogram::{Buckets, Histogram, add};
+use super::pool_members::{AllMembers, MemberMeter, MemberTraffic};
 
 /// How many series a block of a list has.
 const BLOCK: usize = 8;
@@ -138,6 +139,7 @@ pub struct Traffic {
     /// Requests that were refused before a route was found.
     unrouted: Arc<RouteTraffic>,
     callers: AllCallers,
+    members: AllMembers,
     active: Box<[AtomicI64]>,
     /// TLS handshakes with callers that failed.
     failed_handshakes: AtomicU64,
@@ -185,6 +187,7 @@ impl Traffic {
             routes: Mutex::default(),
             unrouted: Arc::new(RouteTraffic::new("", workers)),
             callers: AllCallers::default(),
+            members: AllMembers::default(),
             active: (0..workers).map(|_| AtomicI64::new(0)).collect(),
             failed_handshakes: AtomicU64::new(0),
             refused_connections: AtomicU64::new(0),
@@ -203,15 +206,26 @@ impl Traffic {
         self.callers.of(name, self.workers)
     }
 
+    /// The counts of this credential of this pool, which begin with the first call.
+    pub fn member(&self, pool: &str, credential: &str) -> Arc<MemberTraffic> {
+        self.members.of(pool, credential, self.workers)
+    }
+
     /// The counts of requests that were refused before a route was found.
     pub const fn unrouted(&self) -> &Arc<RouteTraffic> {
         &self.unrouted
     }
 
-    /// Forgets the counts of all routes and callers but these.
-    pub fn keep_only<'a>(&self, names: impl Iterator<Item = &'a str>, callers: &[String]) {
+    /// Forgets the counts of all routes, callers and members of pools but these.
+    pub fn keep_only<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+        callers: &[String],
+        members: &BTreeSet<(String, String)>,
+    ) {
         self.callers.keep_only(callers);
-        let names: std::collections::BTreeSet<&str> = names.collect();
+        self.members.keep_only(members);
+        let names: BTreeSet<&str> = names.collect();
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| names.contains(&**name));
     }
 
@@ -305,6 +319,11 @@ impl Meter {
     /// The access to the counts of the caller of this name.
     pub fn caller(&self, name: &str) -> CallerMeter {
         CallerMeter::new(self.traffic.caller(name), self.worker)
+    }
+
+    /// The access to the counts of this credential of this pool.
+    pub fn member(&self, pool: &str, credential: &str) -> MemberMeter {
+        MemberMeter::new(self.traffic.member(pool, credential), self.worker)
     }
 
     /// Counts a request in progress.
@@ -426,7 +445,7 @@ mod tests {
         let traffic = Traffic::new(1);
         let route = traffic.route("/api");
         traffic.route("/other");
-        traffic.keep_only(["/api"].into_iter(), &[]);
+        traffic.keep_only(["/api"].into_iter(), &[], &BTreeSet::new());
         assert!(Arc::ptr_eq(&route, &traffic.route("/api")));
         let names: Vec<_> = traffic.routes().iter().map(|route| route.name().to_owned()).collect();
         assert_eq!(names, ["/api", ""]);
