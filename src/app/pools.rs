@@ -17,9 +17,10 @@ pub(super) fn shown(config: &Config, settings: &ServiceSettings) -> Vec<Pool> {
         let members: Vec<&Member> =
             users.iter().filter_map(in_table).flat_map(|route| &route.members).collect();
         let member = |name: &str| {
-            let of_credential = members.iter().copied().filter(|member| member.source.name() == name);
+            let is_named = |member: &&Member| member.source.name() == name;
+            let of_credential: Vec<&Member> = members.iter().copied().filter(is_named).collect();
             let requests = settings.traffic.member(&pool.name, name).requests();
-            shown_member(name, of_credential.collect(), requests, times)
+            shown_member(name, &of_credential, requests, times)
         };
         Pool {
             name: pool.name.clone(),
@@ -31,7 +32,7 @@ pub(super) fn shown(config: &Config, settings: &ServiceSettings) -> Vec<Pool> {
 }
 
 /// The credential of this name, which is each of these members of routes.
-fn shown_member(name: &str, of_routes: Vec<&Member>, requests: u64, times: WallTimes) -> PoolMember {
+fn shown_member(name: &str, of_routes: &[&Member], requests: u64, times: WallTimes) -> PoolMember {
     let unready = of_routes.iter().filter_map(|member| member.check_ready(times.moment()).err());
     // A reason without a known end counts as the longest.
     let reason = unready.max_by_key(|reason| (reason.until().is_none(), reason.until()));

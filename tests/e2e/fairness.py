@@ -8,10 +8,11 @@ such API directly. `full` takes five minutes; without it the API allows 75 reque
 import asyncio
 import collections
 import os
-import signal
 import sys
 import tempfile
 import time
+
+from loopback import Bearerd, Client, response, serve, token
 
 BEARERD = os.path.abspath(sys.argv[1])
 FULL = "full" in sys.argv
@@ -33,84 +34,41 @@ class Api:
         self.rejected = 0
 
     async def start(self):
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, backlog=1024)
-        return self.server.sockets[0].getsockname()[1]
+        return await serve(self.answer)
 
-    async def serve(self, reader, writer):
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(self.answer())
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    def answer(self):
+    def answer(self, *_):
         now = time.monotonic()
         while self.window and self.window[0] + PER <= now:
             self.window.popleft()
-        status, fields = "200 OK", ""
+        status, more = "200 OK", {}
         if len(self.window) >= LIMIT:
             self.rejected += 1
             wait = max(1, int(self.window[0] + PER - now + 0.999))
-            status, fields = "429 Too Many Requests", f"retry-after: {wait}\r\n"
+            status, more = "429 Too Many Requests", {"retry_after": wait}
         else:
             self.window.append(now)
             self.answered += 1
             self.most = max(self.most, len(self.window))
         reset = int(self.window[0] + PER - now) + 1
-        return (
-            f"HTTP/1.1 {status}\r\n{fields}inin-ratelimit-count: {len(self.window)}\r\n"
-            f"inin-ratelimit-allowed: {LIMIT}\r\ninin-ratelimit-reset: {reset}\r\ncontent-length: 2\r\n\r\nok"
-        ).encode()
-
-
-async def issue(reader, writer):
-    """A token endpoint."""
-    try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            body = b'{"access_token":"fairness","token_type":"bearer","expires_in":86399}'
-            writer.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-            )
-            await writer.drain()
-    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-        pass
-    finally:
-        writer.close()
+        limit = {"inin_ratelimit_count": len(self.window), "inin_ratelimit_allowed": LIMIT, "inin_ratelimit_reset": reset}
+        return response(status, **limit, **more)
 
 
 class Caller:
     """Sends requests at an even pace, whatever becomes of the earlier ones, over connections that are kept."""
 
     def __init__(self, name, address, port, begin):
-        self.name, self.address, self.port, self.begin = name, address, port, begin
-        self.idle = []
+        self.name, self.address, self.begin = name, address, begin
+        self.client = Client(port, 30)
         self.waits, self.sent, self.lost = [], 0, 0
 
     async def request(self):
         self.sent += 1
         started = time.monotonic()
-        try:
-            reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
-            writer.write(
-                b"GET /api/v2/users/me HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer fairness\r\n"
-                b"x-forwarded-for: %s\r\n\r\n" % self.address.encode()
-            )
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            status = int(head[9:12])
-            if b"connection: close" in head.lower():
-                writer.close()
-            else:
-                self.idle.append((reader, writer))
-        except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
-            status = 0
+        status = await self.client.request(
+            b"GET /api/v2/users/me HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer fairness\r\n"
+            b"x-forwarded-for: %s\r\n" % self.address.encode()
+        )
         self.waits.append(time.monotonic() - started)
         self.lost += status != 200
 
@@ -145,11 +103,11 @@ async def crowd(port):
 
 
 async def through_bearerd(api_port, folder):
-    token_server = await asyncio.start_server(issue, "127.0.0.1", 0)
-    token_port = token_server.sockets[0].getsockname()[1]
-    path = os.path.join(folder, "proxy.toml")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(f"""
+    token_port = await serve(lambda *_: token("fairness"))
+    daemon = Bearerd(
+        BEARERD,
+        folder,
+        f"""
 [server]
 listen = "127.0.0.1:0"
 trusted_proxies = ["127.0.0.1/32"]
@@ -166,28 +124,12 @@ api_quota = {{ requests = {LIMIT}, per = "{PER:g}s" }}
 [[routes]]
 upstream = "http://127.0.0.1:{api_port}"
 credential = "genesys"
-""")
-    daemon = await asyncio.create_subprocess_exec(
-        BEARERD, "run", "-c", path, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+""",
     )
-    port = None
-    while port is None:
-        line = await daemon.stderr.readline()
-        assert line, "bearerd did not start"
-        if b'"message":"listening"' in line.replace(b" ", b""):
-            port = int(line.split(b'"address":"')[1].split(b'"')[0].rsplit(b":", 1)[1])
-
-    async def drain():
-        while await daemon.stderr.readline():
-            pass
-
-    draining = asyncio.create_task(drain())
+    port = await daemon.start()
     await asyncio.sleep(0.5)
     callers = await crowd(port)
-    daemon.send_signal(signal.SIGTERM)
-    await daemon.wait()
-    await draining
-    token_server.close()
+    await daemon.stop()
     return callers
 
 

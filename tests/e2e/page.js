@@ -71,6 +71,15 @@ async function eventually(what, holds) {
   }
 }
 
+const POOL = `
+[pools.several]
+credentials = ["valid", "throttled"]
+[[routes]]
+path = "/several"
+upstream = "http://127.0.0.1:${apiPort}"
+credential = "several"
+`;
+
 function configuration(name, credentials) {
   execFileSync('openssl', [
     'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', name === 'all' ? '5' : '90',
@@ -103,6 +112,7 @@ listen = "127.0.0.1:0"
 [log]
 format = "json"
 ${credentials.map(one).join('')}
+${name === 'all' ? POOL : ''}
 [[routes]]
 path = "/down"
 upstream = "http://127.0.0.1:1"
@@ -219,7 +229,7 @@ async function main() {
       await fetch(`${all.admin}/credentials/${name}/refresh`, { method: 'POST' });
     }
     for (let index = 0; index < 40; index += 1) {
-      await Promise.all([call(all.callers, '/valid/x'), call(all.callers, '/down/x'), call(valid.callers, '/valid/x')]);
+      await Promise.all([call(all.callers, '/valid/x'), call(all.callers, '/several/x'), call(all.callers, '/down/x'), call(valid.callers, '/valid/x')]);
     }
 
     await appearances(browser, `${valid.admin}/`, 'valid');
@@ -230,7 +240,7 @@ async function main() {
       const page = await open(browser, `${all.admin}/`, { width: 1280, scheme: 'light' });
       const text = await page.evaluate(() => document.body.innerText);
       for (const words of ['acquiring', 'valid', 'degraded', 'unusable', 'client_rejected', 'token_endpoint_rate_limited',
-        'What needs attention', 'What to do', 'needs a person', 'Check client_id', 'rotation_limit_near', 'upstream_unavailable', 'Retry-After', 'limit near', 'ends soon', 'open', 'ends in']) {
+        'What needs attention', 'What to do', 'needs a person', 'Check client_id', 'rotation_limit_near', 'upstream_unavailable', 'Retry-After', 'limit near', 'ends soon', 'open', 'ends in', 'several: throttled', 'no_token']) {
         assert.ok(text.includes(words), `${words}: ${text}`);
       }
       await page.close();

@@ -235,7 +235,7 @@ async fn members(world: &World) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_revoked_and_a_throttled_member_at_once_under_load_fail_no_request_and_are_shown() {
+async fn a_revoked_and_a_throttled_member_under_load_fail_no_request_and_are_shown() {
     let world = pool_of(3, "name = \"api\"").await;
     let before = world.authorization.requests();
     let revoked = world.authorization.issued()[0].clone();
