@@ -1,4 +1,4 @@
-//! What an API allows the tokens of a credential, as `/status` shows it.
+//! The rate limit of an API for the tokens of a credential, as `/status` shows it.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub struct ApiQuota {
     pub requests: u32,
     /// The interval.
     pub per_ms: f64,
-    /// What counts against the limit now.
+    /// The requests that count against the limit now.
     pub used: u64,
     /// How many requests may still go out.
     pub left: u64,
@@ -38,7 +38,7 @@ pub struct QuotaLine {
     pub weight: u32,
     /// Its share of the limit.
     pub share: f64,
-    /// What it has used in the interval.
+    /// Its requests in the interval.
     pub used: u64,
     /// How much of that was beyond its share.
     pub borrowed: u64,

@@ -11,9 +11,9 @@ use super::problem::json;
 use super::status::Credential;
 use crate::token::{GrantOrigin, Operator, TokenSource};
 
-/// What APIs allow the tokens of credentials, as it is at each call.
+/// The rate limits of APIs for the tokens of credentials, as they are at each call.
 pub trait Quotas: fmt::Debug + Send + Sync {
-    /// What the API allows the credential of this name; `None` without `api_quota`.
+    /// The rate limit of the API for the credential of this name; `None` without `api_quota`.
     fn api_quota(&self, credential: &str) -> Option<ApiQuota>;
 }
 

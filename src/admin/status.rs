@@ -170,7 +170,7 @@ pub struct Credential {
     pub quota_remaining: u32,
     /// How many requests wait for a token.
     pub waiters: usize,
-    /// What the API allows, and what of it is used.
+    /// The rate limit of the API, and its use.
     pub api_quota: Option<ApiQuota>,
     /// The latest failure of a token request.
     pub last_error: Option<Failure>,

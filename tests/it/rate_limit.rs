@@ -1,4 +1,4 @@
-//! What an API allows a token, shared out among callers (`api_quota`).
+//! The rate limit of an API, shared out among callers (`api_quota`).
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;

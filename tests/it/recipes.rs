@@ -1,10 +1,10 @@
 //! The recipes of the documentation, each run unchanged against a platform that behaves as the vendor's documentation, or
 //! the tutorial, says.
 
+mod contact_centres;
 mod keys;
-mod platform;
-mod vendor;
-mod vendors;
+mod vendor_recipes;
+mod vendor_server;
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Caller, Internet, Process, Reply, Request, command, eventually, spawn};
+use contact_centres::{Answer, Platform, Realm};
 pub(crate) use keys::write_key;
-use platform::{Answer, Platform, Realm};
 use testkit::harness::world::assert_absent;
 
 /// The value of the recipes' secrets. CXone's access keys end like this.

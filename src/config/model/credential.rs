@@ -166,7 +166,7 @@ pub struct Quota {
     pub per: Duration,
 }
 
-/// What an API allows one token.
+/// The rate limit of an API for one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApiQuota {
     /// The most requests in any interval of `per`.

@@ -71,7 +71,7 @@ pub(super) fn set_if_absent(provider: Provider) -> Vec<(HeaderName, HeaderValue)
     }
 }
 
-/// What the API allows one token, where the vendor documents that.
+/// The rate limit of the API for one token, where the vendor documents it.
 pub(super) const fn api_quota(provider: Provider) -> Option<ApiQuota> {
     match provider {
         Provider::Genesys => Some(GENESYS_QUOTA),

@@ -4,11 +4,12 @@
 //! before its request was sent goes back.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::VecDeque;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ use crate::clock::wall_clock;
 const REFUSAL: Duration = Duration::from_millis(20);
 /// The ledger hears of answers that took longer: no margin for the travel of requests is shorter.
 const TRAVEL: Duration = Duration::from_millis(5);
+/// The most messages that wait for a place in the queue of the ledger, besides permits that are used or given back.
+const MAX_UNSENT: usize = 1024;
 /// The most lines of which a worker keeps something.
 const MAX_KEPT: usize = 1024;
 
@@ -33,18 +36,13 @@ const MAX_KEPT: usize = 1024;
 pub struct Allowance {
     budget: Budget,
     kept: RefCell<Kept>,
-    /// Messages that have found no place in the queue.
-    unsent: RefCell<Vec<Message>>,
+    /// Messages that have found no place in the queue of the ledger, the oldest first.
+    unsent: RefCell<VecDeque<Message>>,
 }
 
-/// What the worker keeps of lines.
+/// The worker's knowledge of lines.
 #[derive(Debug, Default)]
-struct Kept {
-    callers: HashMap<Box<str>, Entry>,
-    certificates: HashMap<Box<str>, Entry>,
-    addresses: HashMap<IpAddr, Entry>,
-    unix: Option<Entry>,
-}
+struct Kept(HashMap<LineKey, Entry, RandomState>);
 
 #[derive(Debug)]
 enum Entry {
@@ -83,7 +81,7 @@ impl Allowance {
     /// A permit at hand.
     pub fn take(&self, line: LineOf<'_>) -> Option<Permit<'_>> {
         let kept = self.kept.borrow();
-        match kept.of(line)? {
+        match kept.0.get(&line)? {
             Entry::Batch(batch) if batch.take() => {
                 Some(Permit { allowance: self, held: Held::OfBatch(Arc::clone(batch)) })
             }
@@ -105,7 +103,7 @@ impl Allowance {
         if let Some(retry_at) = self.kept.borrow_mut().refused_until(line, now) {
             return Err(retry_at);
         }
-        let forgotten = self.kept.borrow_mut().remove(line);
+        let forgotten = self.kept.borrow_mut().0.remove(&line);
         self.report(line, forgotten.as_ref());
         self.flush();
         let (sender, receiver) = oneshot::channel();
@@ -153,21 +151,19 @@ impl Allowance {
         Permit { allowance: self, held }
     }
 
-    /// Sends a message now, or with the next one.
+    /// Sends a message now, or with the next one. Drops a report for which there is no place; a permit is never lost.
     fn tell(&self, message: Message) {
         let mut unsent = self.unsent.borrow_mut();
-        if !unsent.is_empty() {
-            unsent.push(message);
-        } else if let Err(message) = self.budget.try_send(message) {
-            unsent.push(message);
-        }
+        let message = if unsent.is_empty() { self.budget.try_send(message).err() } else { Some(message) };
+        let has_place = unsent.len() < MAX_UNSENT;
+        unsent.extend(message.filter(|one| has_place || matches!(one, Message::Settle(..))));
     }
 
     fn flush(&self) {
         let mut unsent = self.unsent.borrow_mut();
-        while let Some(message) = unsent.pop() {
+        while let Some(message) = unsent.pop_front() {
             if let Err(message) = self.budget.try_send(message) {
-                unsent.push(message);
+                unsent.push_front(message);
                 return;
             }
         }
@@ -230,18 +226,9 @@ impl Drop for Permit<'_> {
 }
 
 impl Kept {
-    fn of(&self, line: LineOf<'_>) -> Option<&Entry> {
-        match line {
-            LineOf::Caller(name) => self.callers.get(name),
-            LineOf::Certificate(name) => self.certificates.get(name),
-            LineOf::Address(address) => self.addresses.get(&address),
-            LineOf::Unix => self.unix.as_ref(),
-        }
-    }
-
     /// When another attempt may succeed, if the line was just refused. Counts the refusal.
     fn refused_until(&mut self, line: LineOf<'_>, now: Instant) -> Option<Instant> {
-        match self.of_mut(line) {
+        match self.0.get_mut(&line) {
             Some(Entry::Refused { until, retry_at, times }) if now < *until => {
                 *times += 1;
                 Some(*retry_at)
@@ -250,35 +237,12 @@ impl Kept {
         }
     }
 
-    fn of_mut(&mut self, line: LineOf<'_>) -> Option<&mut Entry> {
-        match line {
-            LineOf::Caller(name) => self.callers.get_mut(name),
-            LineOf::Certificate(name) => self.certificates.get_mut(name),
-            LineOf::Address(address) => self.addresses.get_mut(&address),
-            LineOf::Unix => self.unix.as_mut(),
-        }
-    }
-
-    fn remove(&mut self, line: LineOf<'_>) -> Option<Entry> {
-        match line {
-            LineOf::Caller(name) => self.callers.remove(name),
-            LineOf::Certificate(name) => self.certificates.remove(name),
-            LineOf::Address(address) => self.addresses.remove(&address),
-            LineOf::Unix => self.unix.take(),
-        }
-    }
-
     /// Keeps an entry of a line. Returns the one before.
     fn insert(&mut self, line: LineOf<'_>, entry: Entry) -> Option<Entry> {
-        if self.callers.len() + self.certificates.len() + self.addresses.len() >= MAX_KEPT {
-            return self.remove(line);
+        if self.0.len() >= MAX_KEPT {
+            return self.0.remove(&line);
         }
-        match line {
-            LineOf::Caller(name) => self.callers.insert(name.into(), entry),
-            LineOf::Certificate(name) => self.certificates.insert(name.into(), entry),
-            LineOf::Address(address) => self.addresses.insert(address, entry),
-            LineOf::Unix => self.unix.replace(entry),
-        }
+        self.0.insert(line.key(), entry)
     }
 
     /// Keeps what an answer says about a line. Returns what was kept before, of another request.
@@ -296,20 +260,19 @@ impl Kept {
     /// Forgets what is over. Returns how often lines were refused without a question.
     fn forget(&mut self, now: Instant) -> Vec<(LineKey, u64)> {
         let mut refused = Vec::new();
-        let mut is_kept = |line: &dyn Fn() -> LineKey, entry: &Entry| match entry {
+        self.0.retain(|line, entry| match entry {
             Entry::Batch(batch) => !batch.is_closed(),
             Entry::Refused { until, times, .. } => {
                 let is_over = *until <= now;
                 if is_over && *times > 0 {
-                    refused.push((line(), *times));
+                    refused.push((line.clone(), *times));
                 }
                 !is_over
             }
-        };
-        self.callers.retain(|name, entry| is_kept(&|| LineOf::Caller(name).key(), entry));
-        self.certificates.retain(|name, entry| is_kept(&|| LineOf::Certificate(name).key(), entry));
-        self.addresses.retain(|address, entry| is_kept(&|| LineKey::Address(*address), entry));
-        self.unix = self.unix.take().filter(|entry| is_kept(&|| LineKey::Unix, entry));
+        });
         refused
     }
 }
+
+#[cfg(test)]
+mod tests;

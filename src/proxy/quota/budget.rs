@@ -56,7 +56,7 @@ impl Ticket for Asking {
     }
 }
 
-/// What a budget is configured with.
+/// The configuration of a budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// The limit.
@@ -74,7 +74,7 @@ pub struct Budget {
     seen: Arc<Seen>,
 }
 
-/// What the task has published last.
+/// The values that the task has published last.
 #[derive(Debug)]
 struct Seen {
     name: String,
@@ -223,6 +223,12 @@ impl fmt::Debug for Keeper {
 }
 
 impl Keeper {
+    /// The next message in the queue.
+    #[cfg(test)]
+    pub(super) fn received(&mut self) -> Option<Message> {
+        self.messages.try_recv().ok()
+    }
+
     /// Keeps the budget until the last access to it is dropped.
     pub async fn run(mut self) {
         let mut served = Vec::new();

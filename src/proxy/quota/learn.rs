@@ -1,4 +1,4 @@
-//! What a response says about the limit of the API.
+//! Reads a response's fields about the limit of the API.
 //!
 //! Genesys Cloud sends `inin-ratelimit-count`, `-allowed` and `-reset`. `RateLimit` and `RateLimit-Policy` are those of
 //! draft-ietf-httpapi-ratelimit-headers, in its later form (`"name";r=50;t=30`) and its earlier ones (`limit=100, remaining=50,
@@ -54,7 +54,7 @@ impl Seen {
     }
 }
 
-/// What a response says about the limit, if it says anything. `per` is the interval of the configured limit; `now` is asked where a
+/// The response's report about the limit, if it has one. `per` is the interval of the configured limit; `now` is asked where a
 /// field names a time.
 pub fn report(
     status: StatusCode,
@@ -115,7 +115,7 @@ impl Report {
     }
 }
 
-/// What is left until the reset; nothing where either is unknown, or the reset is now.
+/// The requests left until the reset; nothing where either is unknown, or the reset is now.
 fn left(remaining: Option<u64>, reset: Seen, now: &impl Fn() -> SystemTime) -> Option<(u32, Duration)> {
     Some((small(remaining?), until_reset(reset, now)?))
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::Equivalent;
+
 use crate::network::client_network;
 
 /// The line of a request.
@@ -21,8 +23,8 @@ pub enum LineKey {
     Others,
 }
 
-/// The line of a request, by what the request itself holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The line of a request, borrowed from the request. Hashes as its [`LineKey`], which a map finds by it without an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LineOf<'a> {
     /// As [`LineKey::Caller`].
     Caller(&'a str),
@@ -56,6 +58,18 @@ impl<'a> LineOf<'a> {
     }
 }
 
+impl Equivalent<LineKey> for LineOf<'_> {
+    fn equivalent(&self, key: &LineKey) -> bool {
+        match (self, key) {
+            (Self::Caller(name), LineKey::Caller(key))
+            | (Self::Certificate(name), LineKey::Certificate(key)) => **name == **key,
+            (Self::Address(address), LineKey::Address(key)) => address == key,
+            (Self::Unix, LineKey::Unix) => true,
+            _ => false,
+        }
+    }
+}
+
 /// The name for operators.
 impl fmt::Display for LineKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,6 +84,10 @@ impl fmt::Display for LineKey {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::RandomState;
+
+    use hashbrown::HashMap;
+
     use super::*;
 
     #[test]
@@ -85,5 +103,19 @@ mod tests {
             assert_eq!(LineOf::new(caller, certificate, address).key().to_string(), name);
         }
         assert_ne!(LineOf::Caller("a").key(), LineOf::Certificate("a").key());
+    }
+
+    #[test]
+    fn a_map_finds_each_line_by_what_a_request_holds() {
+        let addresses = ["192.0.2.7", "2001:db8::"].map(|text| text.parse::<IpAddr>().unwrap());
+        let mut lines =
+            vec![LineOf::Caller("a"), LineOf::Certificate("a"), LineOf::Caller("b"), LineOf::Unix];
+        lines.extend(addresses.map(LineOf::Address));
+        let map: HashMap<LineKey, usize, RandomState> =
+            lines.iter().enumerate().map(|(place, line)| (line.key(), place)).collect();
+
+        let found: Vec<_> = lines.iter().map(|line| map.get(line).copied()).collect();
+        assert_eq!(found, (0..lines.len()).map(Some).collect::<Vec<_>>());
+        assert_eq!(map.get(&LineOf::Certificate("b")), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Who gets a permit, and what workers hold.
+//! Grants permits to lines, and keeps account of those that workers hold.
 
 use std::sync::Arc;
 

@@ -49,17 +49,17 @@ pub(super) struct Line<T> {
 }
 
 impl<T> Line<T> {
-    /// What the line has used of its share.
+    /// The line's requests within its share.
     pub(super) const fn entitled(&self) -> u64 {
         self.used[Kind::Entitled as usize]
     }
 
-    /// What the line has used beyond its share.
+    /// The line's requests beyond its share.
     pub(super) const fn borrowed(&self) -> u64 {
         self.used[Kind::Borrowed as usize]
     }
 
-    /// What the line has used.
+    /// The line's requests.
     pub(super) const fn used(&self) -> u64 {
         self.entitled() + self.borrowed()
     }

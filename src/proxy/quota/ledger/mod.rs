@@ -88,7 +88,7 @@ pub struct Claim {
     kind: Kind,
 }
 
-/// What an API says about its own limit.
+/// An API's report about its own limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// How many requests it allows in an interval of `per`.
@@ -130,11 +130,11 @@ pub struct Ledger<T> {
     /// Requests in the window and permits that are given out, of all lines together, beyond their shares.
     borrowed: u64,
     batches: VecDeque<OpenBatch>,
-    /// What may be borrowed in an interval.
+    /// The requests that may be borrowed in an interval.
     lend: f64,
     /// When `lend` is computed anew.
     lend_until: Instant,
-    /// What may be borrowed now.
+    /// The requests that may be borrowed now.
     credit: f64,
     credited_at: Instant,
     waiting: usize,
@@ -202,7 +202,7 @@ impl<T: Ticket> Ledger<T> {
         u32::try_from(u64::from(self.limit()).saturating_sub(self.used())).unwrap_or(u32::MAX)
     }
 
-    /// What counts against the limit: requests in the window, permits that are given out, and debts.
+    /// The sum that counts against the limit: requests in the window, permits that are given out, and debts.
     pub fn used(&self) -> u64 {
         self.window.total() + self.reserved + self.debts.iter().map(|debt| debt.count).sum::<u64>()
     }

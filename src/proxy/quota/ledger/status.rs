@@ -1,4 +1,4 @@
-//! What operators see of a ledger.
+//! A ledger as operators see it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Ledger, Ticket};
 use crate::proxy::quota::line::LineKey;
 
-/// What a ledger has done since its start.
+/// Counts of a ledger since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Permits, those of batches by how many were used.
@@ -25,7 +25,7 @@ pub struct Status {
     pub requests: u32,
     /// The interval.
     pub per: Duration,
-    /// What counts against the limit now.
+    /// The requests that count against the limit now.
     pub used: u64,
     /// Requests that wait.
     pub waiting: usize,
@@ -33,7 +33,7 @@ pub struct Status {
     pub blocked_until: Option<Instant>,
     /// The lines, those that use most first.
     pub lines: Vec<LineStatus>,
-    /// What the ledger has done.
+    /// The counts since the start.
     pub counts: Counts,
 }
 
@@ -46,7 +46,7 @@ pub struct LineStatus {
     pub weight: u32,
     /// Its share of the limit.
     pub share: f64,
-    /// What it has used in the interval.
+    /// Its requests in the interval.
     pub used: u64,
     /// How much of that was beyond its share.
     pub borrowed: u64,

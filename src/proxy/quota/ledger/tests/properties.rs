@@ -1,4 +1,4 @@
-//! What holds under any arrivals.
+//! Properties that hold under any arrivals.
 
 use std::time::Duration;
 

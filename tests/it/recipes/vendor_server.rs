@@ -25,8 +25,8 @@ use testkit::harness::world::assert_absent;
 use testkit::server::{Body, whole};
 use tokio::time::Instant;
 
+use super::contact_centres::{Answer, answer_with, code_of_login};
 use super::keys::KEYS;
-use super::platform::{Answer, answer_with, code_of_login};
 use super::{NO_DAEMON, SECRETS, log_in, prepare};
 use crate::harness::{Caller, Internet, Process, Reply, eventually, spawn};
 
@@ -319,7 +319,7 @@ impl Vendor {
         if self.login.is_some() {
             if let Some((code, challenge, redirect_uri)) = run.login.take() {
                 let verifier = form.remove("code_verifier").ok_or("no verifier")?;
-                if super::platform::challenge_of(&verifier) != challenge {
+                if super::contact_centres::challenge_of(&verifier) != challenge {
                     return Err("another verifier".to_owned());
                 }
                 expected.clear();

@@ -4,10 +4,10 @@
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 
+use super::contact_centres::Answer;
 use super::keys::KEYS;
-use super::platform::Answer;
 use super::secret;
-use super::vendor::{Jwt, Vendor};
+use super::vendor_server::{Jwt, Vendor};
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const CLIENT_ASSERTION: (&str, &str) =
