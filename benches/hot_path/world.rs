@@ -11,7 +11,7 @@ use bearerd::proxy::limits::admission::Admitted;
 use bearerd::proxy::limits::slots::Slots;
 use bearerd::proxy::peer::Peer;
 use bearerd::proxy::quota::budget::{Budget, Rules};
-use bearerd::proxy::quota::ledger::Settings;
+use bearerd::proxy::quota::ledger::{Settings, travel_margin};
 use bearerd::proxy::route::{Route, Table};
 use bearerd::proxy::service::settings::ServiceSettings;
 use bearerd::proxy::upstream::{Destination, Upstream};
@@ -70,7 +70,8 @@ impl World {
 
 /// The budget of a quota, kept on this thread.
 fn budget(quota: ApiQuota) -> Budget {
-    let settings = Settings { requests: quota.requests.get(), per: quota.per, wait: quota.wait, workers: 1 };
+    let ApiQuota { requests, per, wait, .. } = quota;
+    let settings = Settings { requests: requests.get(), per, margin: travel_margin(per), wait, workers: 1 };
     let rules = Rules { settings, learns: quota.learn, callers: Vec::new() };
     let (budget, keeper) = Budget::new("c", &rules, Box::new(|_| {}), None);
     tokio::task::spawn_local(keeper.run());

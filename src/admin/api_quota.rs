@@ -1,4 +1,4 @@
-//! The rate limit of an API for the tokens of a credential, as `/status` shows it.
+//! The rate limit of an API for the tokens of a credential, and the quota of a caller, as `/status` shows them.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,25 @@ pub struct ApiQuota {
     pub refused: u64,
     /// The lines of callers that use most.
     pub lines: Vec<QuotaLine>,
+}
+
+/// The quota of a caller at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallerQuota {
+    /// The most requests in any interval: less than configured if replicas share it.
+    pub requests: u32,
+    /// The interval.
+    pub per_ms: f64,
+    /// What counts against the limit now.
+    pub used: u64,
+    /// How many requests may still go out.
+    pub left: u64,
+    /// How many requests wait for their turn.
+    pub waiting: usize,
+    /// Requests that went out since the start.
+    pub granted: u64,
+    /// Requests that were refused since the start.
+    pub refused: u64,
 }
 
 /// The line of a caller.

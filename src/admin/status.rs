@@ -10,7 +10,7 @@ use crate::telemetry::event::milliseconds;
 use crate::telemetry::history::{LastError, RecentEvent, Record};
 use crate::token::{CredentialStatus, Operator, TokenSource};
 
-pub use super::api_quota::{ApiQuota, QuotaLine};
+pub use super::api_quota::{ApiQuota, CallerQuota, QuotaLine};
 pub use super::callers::Caller;
 pub use super::deliveries::{Audit, Webhook};
 pub use super::pools::{Member as PoolMember, Pool};

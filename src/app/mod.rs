@@ -152,7 +152,8 @@ impl Daemon {
             workers: config.server.workers,
         };
         let served = serve(config, resources, &InForce::default(), None)?;
-        Ok(ServiceSettings::new(config, served.table, instance.to_owned(), clock))
+        let settings = ServiceSettings::new(config, served.table, instance.to_owned(), clock);
+        Ok(settings.with_caller_budgets(budgets.of_callers(&config.callers)))
     }
 
     /// Binds, builds and starts everything. The admin address passes reload requests to `reloads`; `passed` sockets take the
@@ -199,8 +200,9 @@ impl Daemon {
         let callers = transition.after.addresses();
         let admin = admin::prepare(&config, admin::Open::Nothing(passed.others), token, &callers)?;
 
-        let service_settings = ServiceSettings::new(&config, table, instance, clock);
-        let service_settings = service_settings.traced(traces.spans.clone());
+        let service_settings = ServiceSettings::new(&config, table, instance, clock)
+            .with_caller_budgets(planned_budgets.of_callers(&config.callers))
+            .traced(traces.spans.clone());
         let service_settings = Arc::new(reports.connect(service_settings));
         let stages = Stages::default();
         let mut threads = Threads::new(config.server.workers + 1);

@@ -1,5 +1,7 @@
 //! The daemon's parts as `/status` shows them: upstreams, routes, certificates, and the configuration in force.
 
+mod quotas;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -8,24 +10,20 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::StatusCode;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use tokio::time::Instant;
 
 use super::certificates::Certificates;
 use super::pools;
 use super::reports::Reports;
 use super::upstreams::InForce;
 use crate::admin::status::{
-    ApiQuota, Audit, Caller, Certificate, Configuration, Failure, Hold, LastReload, Pool, QuotaLine,
-    SharedStatus, Time, Upstream, Webhook,
+    Audit, Caller, Certificate, Configuration, Failure, Hold, LastReload, Pool, SharedStatus, Time, Upstream,
+    Webhook,
 };
-use crate::admin::{Histogram, Parts, Quotas, RouteFigures};
+use crate::admin::{Histogram, Parts, RouteFigures};
 use crate::clock::{WallTimes, wall_clock};
 use crate::config::model::certificate;
-use crate::config::{self, Config, Route};
+use crate::config::{Config, Route};
 use crate::peer_text::printable;
-use crate::proxy::quota::budget::Budget;
-use crate::proxy::quota::ledger::{LineStatus, Status};
-use crate::proxy::quota::line::LineKey;
 use crate::proxy::route::member::Member;
 use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream as Connected;
@@ -33,7 +31,7 @@ use crate::proxy::worker::ConnectionCounter;
 use crate::reload::Outcome;
 use crate::telemetry::Events;
 use crate::telemetry::audit::AuditCounters;
-use crate::telemetry::event::{Name, milliseconds};
+use crate::telemetry::event::Name;
 use crate::telemetry::log::DroppedLines;
 use crate::telemetry::metrics::histogram::{Buckets, native_bounds};
 use crate::telemetry::metrics::traffic::{Retry, RouteTraffic, Unauthorized};
@@ -189,26 +187,7 @@ impl Parts for Observed {
     }
 
     fn callers(&self) -> Vec<Caller> {
-        let in_force = self.in_force.load();
-        let traffic = &in_force.settings.traffic;
-        let budgets: Vec<_> = self.budgets().iter().map(Budget::status).collect();
-        let caller = |one: &config::Caller| {
-            let counts = traffic.caller(&one.name);
-            let is_own =
-                |line: &&LineStatus| matches!(&line.key, LineKey::Caller(name) if **name == *one.name);
-            let lines =
-                || budgets.iter().filter_map(|status| Some((status, status.lines.iter().find(is_own)?)));
-            let shares = lines().map(|(status, line)| line.share / f64::from(status.requests.max(1)));
-            Caller {
-                name: one.name.clone(),
-                weight: one.weight,
-                requests: counts.requests().values().sum(),
-                refused: counts.refused(),
-                waiting: lines().map(|(_, line)| line.waiting as u64).sum(),
-                share: shares.reduce(f64::min).map(|share| (share * 1000.0).round() / 1000.0),
-            }
-        };
-        in_force.config.callers.iter().map(caller).collect()
+        self.shown_callers()
     }
 
     fn pools(&self) -> Vec<Pool> {
@@ -299,52 +278,6 @@ impl Parts for Observed {
             queued: one.queued,
         };
         self.webhook_status().into_iter().map(webhook).collect()
-    }
-}
-
-impl Observed {
-    /// The budgets of credentials, each once.
-    pub(super) fn budgets(&self) -> Vec<Budget> {
-        let settings = self.settings();
-        let members = settings.table.routes().iter().flat_map(|route| &route.members);
-        let mut all: Vec<Budget> = Vec::new();
-        for budget in members.filter_map(|member| member.budget.as_ref()) {
-            if !all.iter().any(|known| known.is(budget)) {
-                all.push(budget.clone());
-            }
-        }
-        all
-    }
-}
-
-impl Quotas for Observed {
-    fn api_quota(&self, credential: &str) -> Option<ApiQuota> {
-        let budgets = self.budgets();
-        let budget = budgets.iter().find(|budget| budget.name() == credential)?;
-        let status = budget.status();
-        let Status { requests, per, used, waiting, blocked_until, lines, counts } = &*status;
-        let line = |line: &LineStatus| QuotaLine {
-            name: line.key.to_string(),
-            weight: line.weight,
-            share: (line.share * 100.0).round() / 100.0,
-            used: line.used,
-            borrowed: line.borrowed,
-            waiting: line.waiting,
-            refused: line.refused,
-        };
-        let pause = blocked_until.map(|until| until.saturating_duration_since(Instant::now()));
-        Some(ApiQuota {
-            requests: *requests,
-            per_ms: milliseconds(*per),
-            used: *used,
-            left: u64::from(*requests).saturating_sub(*used),
-            waiting: *waiting,
-            blocked_until: pause.and_then(|pause| Time::new(wall_clock().checked_add(pause)?)),
-            granted: counts.granted,
-            borrowed: counts.borrowed,
-            refused: counts.refused,
-            lines: lines.iter().map(line).collect(),
-        })
     }
 }
 

@@ -86,7 +86,9 @@ impl Daemon {
         let service_settings =
             ServiceSettings::new(&config, table, self.service_settings.instance.clone(), self.clock);
         self.reports.change(&config, receivers);
-        let service_settings = service_settings.with_counters_of(&self.service_settings);
+        let service_settings = service_settings
+            .with_caller_budgets(budgets.of_callers(&config.callers))
+            .with_counters_of(&self.service_settings);
         let service_settings = Arc::new(self.reports.connect(service_settings));
         self.resize(&config);
         self.budgets.change(budgets).await;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use model::admin::{AddressOrigin, Admin, AdminAccess, Health};
 pub use model::audit::{Audit, AuditOutput, OnAuditFailure};
-pub use model::caller::{Caller, KeyHash};
+pub use model::caller::{Caller, CallerQuota, KeyHash};
 pub use model::classification::IdentityDigest;
 pub use model::config::Config;
 pub use model::credential::{

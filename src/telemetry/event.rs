@@ -68,8 +68,8 @@ names! {
     GrantExpiring => "credential.grant_expiring", Warning, "refresh token ends soon";
     /// The refresh token was replaced `max_rotations` times.
     RotationLimit => "rotation.limit_reached", Warning, "rotation limit reached";
-    /// Requests were refused because what the API allows is used up.
-    QuotaExhausted => "quota.exhausted", Warning, "api quota exhausted";
+    /// Requests were refused because what the API allows, or a caller may use, is used up.
+    QuotaExhausted => "quota.exhausted", Warning, "quota exhausted";
     /// The shared store is not reachable.
     SharedLost => "shared.lost", Warning, "shared store lost";
     /// The shared store is reachable again.

@@ -342,3 +342,61 @@ async fn the_daemon_does_what_the_explanation_says() {
     }
     world.finish().await;
 }
+
+#[test]
+fn a_caller_is_told_its_quota_and_its_share_of_what_each_api_allows() {
+    let config = "
+[callers.billing]
+networks = [\"10.1.0.0/16\"]
+weight = 2
+quota = { requests = 600, per = \"60s\", wait = \"0s\" }
+[callers.crm]
+networks = [\"10.2.0.0/16\"]
+[callers.other]
+[server]
+allow_from = [\"10.0.0.0/8\"]
+[credentials.one]
+provider = \"genesys\"
+region = \"mypurecloud.de\"
+client_id = \"4711\"
+client_secret = { env = \"SECRET\" }
+[credentials.two]
+provider = \"genesys\"
+region = \"mypurecloud.de\"
+client_id = \"4712\"
+client_secret = { env = \"SECRET\" }
+api_quota = { requests = 10, per = \"1s\" }
+[pools.both]
+credentials = [\"one\", \"two\"]
+[[routes]]
+upstream = \"https://api.mypurecloud.de\"
+credential = \"both\"
+[[routes]]
+path = \"/none\"
+upstream = \"https://api.example.com\"
+credential = \"none\"
+";
+    let (code, text) = explained(config, &["GET", "/x", "--address", "10.1.0.1"]);
+    assert_eq!(code, 0, "{text}");
+    let expected = "\
+quota       [callers.billing]: 600 requests in 1m;
+            a request waits for its turn: 0s
+            [credentials.one]: 300 requests in 1m, shared by all callers;
+            the share of [callers.billing]: 150 of them (weight 2 of 4);
+            a request waits for its turn: 2s
+            [credentials.two]: 10 requests in 1s, shared by all callers;
+            the share of [callers.billing]: 5 of them (weight 2 of 4);
+            a request waits for its turn: 2s
+";
+    assert!(text.contains(expected), "{text}");
+    let (_, report) = json(config, &["GET", "/x", "--address", "10.2.0.1"]);
+    assert_eq!(report["caller"]["quota"], Value::Null);
+    let shares: Vec<_> =
+        report["api_quotas"].as_array().unwrap().iter().map(|one| one["share"].clone()).collect();
+    assert_eq!(shares, [75.0, 2.5]);
+    let (_, report) = json(config, &["GET", "/none", "--address", "10.1.0.1"]);
+    assert_eq!(
+        (&report["api_quotas"], &report["caller"]["quota"]["requests"]),
+        (&Value::Array(Vec::new()), &600.into())
+    );
+}

@@ -96,12 +96,12 @@ async fn a_caller_is_known_by_its_key_on_every_connection_and_the_key_stays_here
     let callers = status(&world).await["callers"].clone();
     let one = |name: &str, requests: u64, refused: u64| {
         serde_json::json!({"name": name, "weight": 1, "requests": requests, "refused": refused, "waiting": 0,
-                           "share": null})
+                           "share": null, "quota": null})
     };
     assert_eq!(callers, Value::from(vec![one("billing", 9, 0), one("desk", 2, 0)]));
     let (_, text) = command(&world, &[]).await;
     let shown = text.lines().find(|line| line.starts_with("billing ")).unwrap_or_else(|| panic!("{text}"));
-    assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["billing", "9", "0", "0", "1"]);
+    assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["billing", "9", "0", "0", "1", "-", "-"]);
     let (_, page) = world.admin_get("/").await;
     assert!(
         page.contains("<h2 id=\"callers\">Callers</h2>") && page.contains("<code>billing</code>"),

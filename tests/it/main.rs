@@ -19,6 +19,7 @@ mod admin_address;
 mod api_discovery;
 mod audit;
 mod book;
+mod caller_quota;
 mod callers;
 mod certificate_files;
 mod check_state;

@@ -220,7 +220,7 @@ async fn a_request_whose_turn_is_too_late_is_refused_before_the_api_sees_it() {
     assert_eq!(refused.get("proxy-status"), Some("bearerd; error=proxy_internal_response"));
     assert_eq!(api.with(|counted| counted.seen), 2);
     assert!(is_exhausted(&world.get("/x").await));
-    let events = || world.process.events("api quota exhausted").len();
+    let events = || world.process.events("quota exhausted").len();
     eventually("the event", async || events() > 0).await;
     assert_eq!(events(), 1, "once in an interval");
     world.finish().await;

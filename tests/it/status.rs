@@ -85,7 +85,7 @@ async fn status_has_every_member_of_the_contract() {
         keys(&status["upstreams"][0]),
         names("origin breaker breaker_until connections waiting last_error")
     );
-    assert_eq!(keys(&status["callers"][0]), names("name weight requests refused waiting share"));
+    assert_eq!(keys(&status["callers"][0]), names("name weight requests refused waiting share quota"));
     let route = "name requests errors unauthorized replays p50_ms p99_ms hold";
     assert_eq!(keys(&status["routes"][0]), names(route));
     assert_eq!(keys(&status["certificates"][0]), names("use name expires_at"));

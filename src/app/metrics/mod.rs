@@ -50,7 +50,8 @@ impl Metrics {
         families.extend(self.of_connections());
         families.extend(self.of_upstreams());
         families.extend(credentials::families(&self.credentials, self.started));
-        families.extend(quotas::families(&self.observed.budgets(), self.started));
+        families.extend(quotas::of_apis(&self.observed.budgets(), self.started));
+        families.extend(quotas::of_callers(&self.observed.caller_budgets(), self.started));
         families.extend(pools::families(&self.observed.pools()));
         families.extend(self.of_the_daemon());
         families.extend(self.of_replicas());

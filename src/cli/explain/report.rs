@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::asked::Asked;
 use crate::config;
-use crate::config::Config;
 use crate::config::model::fields::is_same_field;
+use crate::config::{ApiQuota, Config};
 use crate::proxy::callers::{Identified, Unidentified, X_API_KEY};
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
@@ -56,9 +56,31 @@ impl Report<'_> {
 
     /// The name of the configured caller, and whether the caller is proven.
     pub(super) fn caller(&self) -> Option<(&str, bool)> {
-        let Identified { caller, is_proven } = self.preview.caller?.ok()?;
-        let configured = self.config.callers.get(caller.get())?;
-        Some((&configured.name, is_proven))
+        let Identified { is_proven, .. } = self.preview.caller?.ok()?;
+        Some((&self.configured_caller()?.name, is_proven))
+    }
+
+    /// The configured caller.
+    pub(super) fn configured_caller(&self) -> Option<&config::Caller> {
+        let Identified { caller, .. } = self.preview.caller?.ok()?;
+        self.config.callers.get(caller.get())
+    }
+
+    /// The credentials of the route whose API allows a number of requests.
+    pub(super) fn api_quotas(&self) -> impl Iterator<Item = (&str, ApiQuota)> {
+        let credentials = self.route.map_or(&[][..], |(route, _)| route.credentials());
+        credentials.iter().filter_map(|one| Some((one.name.as_str(), one.api_quota?)))
+    }
+
+    /// How many of an API's requests are the caller's share, by the weights of all callers.
+    pub(super) fn share(&self, quota: &ApiQuota) -> Option<f64> {
+        let weight = f64::from(self.configured_caller()?.weight);
+        Some(f64::from(quota.requests.get()) * weight / f64::from(self.weights()))
+    }
+
+    /// The sum of the weights of all callers.
+    pub(super) fn weights(&self) -> u32 {
+        self.config.callers.iter().map(|caller| u32::from(caller.weight)).sum()
     }
 
     /// The rule that decides, if the request comes to the rules.
@@ -148,7 +170,15 @@ impl Report<'_> {
                 "address": self.address,
                 "remarks": self.asked.remarks,
             },
-            "caller": self.caller().map(|(name, is_proven)| json!({ "name": name, "proven": is_proven })),
+            "caller": self.caller().map(|(name, is_proven)| json!({
+                "name": name,
+                "proven": is_proven,
+                "quota": self.configured_caller().and_then(|caller| caller.quota).map(|quota| json!({
+                    "requests": quota.requests,
+                    "per_ms": milliseconds(quota.per),
+                    "wait_ms": milliseconds(quota.wait),
+                })),
+            })),
             "route": self.route.map(|(route, used)| json!({
                 "name": used.name,
                 "host": route.host,
@@ -156,11 +186,13 @@ impl Report<'_> {
             })),
             "rule": self.rule().map(|rule| json!({ "kind": rule.kind, "pattern": rule.pattern })),
             "credential": self.route.and_then(|(route, _)| route.credential.as_ref().map(|one| &one.name)),
-            "api_quota": self.route.and_then(|(route, _)| route.credential.as_ref()?.api_quota).map(|quota| json!({
+            "api_quotas": self.api_quotas().map(|(credential, quota)| json!({
+                "credential": credential,
                 "requests": quota.requests,
                 "per_ms": milliseconds(quota.per),
                 "wait_ms": milliseconds(quota.wait),
-            })),
+                "share": self.share(&quota),
+            })).collect::<Vec<_>>(),
             "pool": self.route.and_then(|(route, _)| route.pool.as_ref()).map(|pool| json!({
                 "name": pool.name,
                 "credentials": pool.credentials.iter().map(|one| &one.name).collect::<Vec<_>>(),

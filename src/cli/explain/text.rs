@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::report::{Report, escaped};
 use crate::cli::output;
 use crate::config;
-use crate::config::{ApiQuota, Destination, Forwarded as Tells};
+use crate::config::{ApiQuota, CallerQuota, Destination, Forwarded as Tells};
 use crate::documentation;
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::rules::Ruling;
@@ -144,15 +144,7 @@ impl Report<'_> {
             (None, Some(credential)) => lines.stage("credential", &credential.name),
             (None, None) => lines.stage("credential", "none"),
         }
-        if let Some(ApiQuota { requests, per, wait, .. }) =
-            route.credential.as_ref().and_then(|one| one.api_quota)
-        {
-            lines.stage(
-                "quota",
-                format_args!("{requests} requests in {}, shared by all callers;", shown(per)),
-            );
-            lines.more(format_args!("a request waits for its turn: {}", shown(wait)));
-        }
+        self.quotas(lines);
         lines.stage("upstream", format_args!("{} {}", forwarded.head.method, Self::upstream_url(forwarded)));
         if matches!(route.upstream.destination, Destination::Discovered) {
             lines.more("(the issuer of the credential publishes the address)");
@@ -200,6 +192,34 @@ impl Report<'_> {
         timeouts.push(format!("for the response head: {}", shown(route.timeout)));
         timeouts.push(format!("between pieces of the response body: {}", or_none(route.read_timeout)));
         lines.paragraph("timeouts", timeouts);
+    }
+
+    fn quotas(&self, lines: &mut Lines) {
+        let mut quotas = Vec::new();
+        if let Some(caller) = self.configured_caller()
+            && let Some(CallerQuota { requests, per, wait }) = caller.quota
+        {
+            quotas.push(format!("[callers.{}]: {requests} requests in {};", caller.name, shown(per)));
+            quotas.push(format!("a request waits for its turn: {}", shown(wait)));
+        }
+        for (credential, quota) in self.api_quotas() {
+            let ApiQuota { requests, per, wait, .. } = quota;
+            quotas.push(format!(
+                "[credentials.{credential}]: {requests} requests in {}, shared by all callers;",
+                shown(per)
+            ));
+            if let (Some(caller), Some(share)) = (self.configured_caller(), self.share(&quota)) {
+                quotas.push(format!(
+                    "the share of [callers.{}]: {} of them (weight {} of {});",
+                    caller.name,
+                    (share * 10.0).round() / 10.0,
+                    caller.weight,
+                    self.weights()
+                ));
+            }
+            quotas.push(format!("a request waits for its turn: {}", shown(wait)));
+        }
+        lines.paragraph("quota", quotas);
     }
 
     fn retries(&self, lines: &mut Lines, forwarded: &Forwarded, route: &config::Route) {

@@ -36,7 +36,8 @@ pub(super) const fn stage(status: &Status) -> &'static str {
     }
 }
 
-const CALLER_COLUMNS: [&str; 5] = ["CALLER", "REQUESTS", "REFUSED", "WAITING", "WEIGHT"];
+const CALLER_COLUMNS: [&str; 7] =
+    ["CALLER", "REQUESTS", "REFUSED", "WAITING", "WEIGHT", "SHARE", "QUOTA LEFT"];
 const POOL_COLUMNS: [&str; 5] = ["POOL", "STATE", "CREDENTIAL", "LEFT", "REQUESTS"];
 const COLUMNS: [&str; 5] = ["CREDENTIAL", "STATE", "REASON", "TOKEN", "NEXT"];
 
@@ -125,7 +126,9 @@ impl Report {
         let row = |one: &Caller| {
             let counts = [one.requests, one.refused, one.waiting].map(|count| count.to_string());
             let [requests, refused, waiting] = counts;
-            ([printable(&one.name), requests, refused, waiting, one.weight.to_string()], None)
+            let or_none = |words: Option<String>| words.unwrap_or_else(|| "-".to_owned());
+            let (share, quota) = (or_none(one.share_in_words()), or_none(one.quota_in_words()));
+            ([printable(&one.name), requests, refused, waiting, one.weight.to_string(), share, quota], None)
         };
         text.push('\n');
         self.table(text, CALLER_COLUMNS, &callers.iter().map(row).collect::<Vec<_>>());

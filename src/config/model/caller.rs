@@ -1,7 +1,9 @@
 //! `[callers.NAME]`: the applications that call, and how bearerd recognises each.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
@@ -26,6 +28,19 @@ pub struct Caller {
     pub keys: Vec<KeyHash>,
     /// Its share where the requests that an API allows are scarce, from 1 to 1000.
     pub weight: u16,
+    /// The bound on its requests; `None` for no bound.
+    pub quota: Option<CallerQuota>,
+}
+
+/// How many requests a caller may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallerQuota {
+    /// The most requests in any interval of `per`.
+    pub requests: NonZeroU32,
+    /// The interval, never zero.
+    pub per: Duration,
+    /// How long a request may wait for its turn.
+    pub wait: Duration,
 }
 
 /// The SHA-256 of a caller's key.

@@ -97,6 +97,7 @@ impl Resolver<'_> {
             certificates: self.certificates_of_caller(&name, caller.certificates, seen),
             keys: self.keys_of_caller(&name, caller.key_hash, seen),
             weight: self.weight(caller.weight),
+            quota: self.caller_quota(caller.quota),
             name,
         }
     }

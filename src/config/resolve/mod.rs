@@ -5,7 +5,6 @@
 
 mod admin;
 mod api_discovery;
-mod api_quota;
 mod assertion;
 mod audit;
 mod authorities;
@@ -25,6 +24,7 @@ mod placeholder;
 mod pool_table;
 mod protection;
 mod provider;
+mod quotas;
 mod region;
 mod request;
 mod route;

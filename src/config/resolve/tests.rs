@@ -5,7 +5,6 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::model::identity::ClientAuth;
-use crate::config::source::section::Section;
 use crate::config::{BasicEncoding, Checked, Destination, HttpVersion, Listen, parse};
 
 const CREDENTIAL: &str = "
@@ -97,7 +96,7 @@ fn all_problems_are_found_in_one_run() {
         client_secret = { env = \"NOT_THERE\" }
         [callers.all]
         networks = [\"10.0.0.0/8\"]
-        quota = 1
+        quota = { requests = 0, per = \"60s\" }
         [[routes]]
         upstream = \"ftp://api.example.com\"
         credential = \"b\"
@@ -112,7 +111,7 @@ fn all_problems_are_found_in_one_run() {
         "plain http:// would show the credential to the network",
         "the environment variable NOT_THERE is not set",
         "`client_id` is missing",
-        "`quota` is not supported yet by this version",
+        "`requests` must be at least 1",
         "neither an https:// nor an http:// URL",
         "there is no credential `b`",
     ] {
@@ -440,50 +439,6 @@ fn a_ca_file_must_exist_and_hold_certificates() {
             parse(&folder.path().join("proxy.toml"), text, &environment()).unwrap_err().to_string();
         assert!(problems.contains(said), "{problems}");
     }
-}
-
-/// A configuration with this key in this section, without other problems.
-fn with_key(section: Section, key: &str) -> String {
-    let line = format!("{key} = 1");
-    match section {
-        Section::Root => format!("{line}\n{CREDENTIAL}{ROUTE}"),
-        Section::Server => with_server(&line),
-        Section::Tls => with_server(&format!("[server.tls]\n{line}")),
-        Section::Limits => with_server(&format!("[server.limits]\n{line}")),
-        Section::Health => with_server(&format!("[health]\n{line}")),
-        Section::Admin => with_server(&format!("[admin]\n{line}")),
-        Section::Caller => with_server(&format!("[callers.a]\nnetworks = [\"10.0.0.0/8\"]\n{line}")),
-        Section::Shared => with_server(&format!("[shared]\n{line}")),
-        Section::Audit => with_server(&format!("[audit]\n{line}")),
-        Section::Webhook => with_server(&format!("[[webhooks]]\n{line}")),
-        Section::Log => with_server(&format!("[log]\n{line}")),
-        Section::Tracing => with_server(&format!("[tracing]\n{line}")),
-        Section::Credential => with_credential(&line),
-        Section::Pool => with_route(&format!("[pools.a]\n{line}")),
-        Section::Route => with_route(&line),
-    }
-}
-
-#[test]
-fn every_planned_key_is_refused_at_its_place() {
-    for section in Section::ALL {
-        for key in section.planned() {
-            let text = with_key(section, key);
-            let diagnostics = read(&text).unwrap_err();
-            let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
-            assert_eq!(problem.title, format!("`{key}` is not supported yet by this version"));
-            let line = text.lines().position(|line| line == format!("{key} = 1")).unwrap() + 1;
-            let shown = diagnostics.to_string();
-            assert!(shown.contains(&format!("proxy.toml:{line}:1\n")), "{shown}");
-            assert!(shown.contains(&format!("| {}\n", "^".repeat(key.len()))), "{shown}");
-        }
-    }
-}
-
-#[test]
-fn a_planned_key_of_a_caller_is_refused() {
-    let text = format!("[callers.a]\nnetworks = [\"10.0.0.0/8\"]\nquota = \"\"\n{CREDENTIAL}{ROUTE}");
-    assert_eq!(refused(&text), ["`quota` is not supported yet by this version"]);
 }
 
 #[test]

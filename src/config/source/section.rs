@@ -1,6 +1,4 @@
-//! The sections of `proxy.toml`: their names, their keys, and the keys that are reserved for later versions.
-
-use std::ops::Range;
+//! The sections of `proxy.toml`: their names and their keys.
 
 use super::problem::Problem;
 use super::reader::{Table, UnknownKey};
@@ -93,14 +91,6 @@ impl Section {
         }
     }
 
-    /// Keys that are reserved for a later version. The daemon refuses them: ignoring one would be dangerous.
-    pub const fn planned(self) -> &'static [&'static str] {
-        match self {
-            Self::Caller => &["quota"],
-            _ => &[],
-        }
-    }
-
     /// The remedy for an unknown key.
     pub(in crate::config) fn hint(self, key: &str) -> String {
         if let Some(meant) = meant_key(self.keys(), key) {
@@ -121,7 +111,6 @@ impl Section {
 pub(super) fn unknown_key(UnknownKey { known, path, key, place }: UnknownKey) -> Problem {
     let section = Section::ALL.into_iter().find(|section| section.keys() == known);
     let (table, help) = match section {
-        Some(section) if section.planned().contains(&key.as_str()) => return not_supported(&key, place),
         Some(section @ (Section::Caller | Section::Credential | Section::Pool | Section::Tls)) => {
             (format!("[{path}]"), section.hint(&key))
         }
@@ -134,23 +123,14 @@ pub(super) fn unknown_key(UnknownKey { known, path, key, place }: UnknownKey) ->
     Problem::error(place, format!("unknown key `{key}` in {table}")).help(help)
 }
 
-/// A key that is reserved for a later version.
-fn not_supported(key: &str, place: Range<usize>) -> Problem {
-    Problem::error(place, format!("`{key}` is not supported yet by this version"))
-        .help("remove the key: this version would ignore it")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_section_has_keys_and_none_of_them_is_planned() {
+    fn every_section_has_keys() {
         for section in Section::ALL {
             assert!(!section.keys().is_empty(), "{section:?}");
-            for planned in section.planned() {
-                assert!(!section.keys().contains(planned), "{planned} is built");
-            }
         }
         assert!(Section::Limits.keys().contains(&"replay_body"));
     }

@@ -28,7 +28,8 @@ pub const EXAMPLES: [&str; 13] = [
 ];
 
 /// Keys whose line in an example shows the default.
-const DEFAULTS_IN_EXAMPLES: [&str; 5] = [
+const DEFAULTS_IN_EXAMPLES: [&str; 6] = [
+    "callers.quota",
     "callers.weight",
     "credentials.max_rotations",
     "credentials.state_key_previous",
@@ -37,7 +38,7 @@ const DEFAULTS_IN_EXAMPLES: [&str; 5] = [
 ];
 
 /// Descriptions of keys that the file describes only together with others.
-const DESCRIPTIONS: [(&str, &str); 58] = [
+const DESCRIPTIONS: [(&str, &str); 61] = [
     ("server", "The listeners, and the requirements on callers."),
     ("server.tls", "TLS for callers, on all addresses but unix sockets."),
     ("server.tls.certificate", "PEM file with the certificate and its intermediates."),
@@ -65,6 +66,9 @@ const DESCRIPTIONS: [(&str, &str); 58] = [
         "Networks of the application; of networks within each other, the smallest counts. Behind `server.trusted_proxies`, \
          the address that the proxy names counts, for the log, metrics and budgets alone.",
     ),
+    ("callers.quota.requests", "The most requests in any interval of `per`."),
+    ("callers.quota.per", "The interval, from 100ms to 24h."),
+    ("callers.quota.wait", "Longest wait of a request for its turn, at most 5m; 2s by default."),
     ("shared", "The store through which replicas share tokens: Redis or Valkey."),
     ("credentials", "Identities by name, and how they get tokens."),
     ("pools", "Several credentials of one API, used as one, by a name that routes use as `credential`."),

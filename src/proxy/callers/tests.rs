@@ -18,6 +18,7 @@ fn caller(name: &str, networks: &[&str], certificates: &[&str], keys: &[&str]) -
         certificates: certificates.iter().map(|name| (*name).to_owned()).collect(),
         keys: keys.iter().map(|key| KeyHash::of(key.as_bytes())).collect(),
         weight: 1,
+        quota: None,
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod denial;
 pub mod http1;
+mod no_token;
 pub mod upstream;
 
 use std::time::Duration;
@@ -17,8 +18,8 @@ use thiserror::Error;
 use self::denial::Denial;
 use self::upstream::ForwardError;
 use crate::http::{Problem, ProxyStatus};
+use crate::token::Unavailable;
 use crate::token::api_discovery::Undiscovered;
-use crate::token::{Reason, Unavailable};
 
 /// The `Retry-After` of an overload and of a drain.
 const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -96,6 +97,14 @@ pub enum ProxyError {
         /// The time until the caller's turn.
         retry_after: Duration,
     },
+    /// The requests that the caller may make are used up.
+    #[error("the quota of the caller is used up")]
+    CallerQuotaExhausted {
+        /// The name of the caller.
+        caller: String,
+        /// The time until the caller's turn.
+        retry_after: Duration,
+    },
     /// The circuit breaker of the upstream is open.
     #[error("the upstream's breaker is open")]
     UpstreamUnavailable {
@@ -153,6 +162,7 @@ impl ProxyError {
         "body_too_large",
         "browser_request",
         "caller_not_allowed",
+        "caller_quota_exhausted",
         "caller_unknown",
         "client_rejected",
         "draining",
@@ -229,13 +239,16 @@ impl ProxyError {
             Self::BodyTooLarge { .. } => (413, "body_too_large", "Body too large", HttpRequestError),
             Self::HeaderTooLarge => (431, "header_too_large", "Header too large", HttpRequestError),
             Self::NoToken { unavailable: Unavailable { reason, .. }, .. } => {
-                (503, reason.code(), no_token_title(*reason), ProxyInternalResponse)
+                (503, reason.code(), no_token::title(*reason), ProxyInternalResponse)
             }
             Self::NotDiscovered { .. } => {
                 (503, "upstream_unavailable", "Upstream not discovered", DestinationNotFound)
             }
             Self::ApiQuotaExhausted { .. } => {
                 (429, "api_quota_exhausted", "API quota exhausted", ProxyInternalResponse)
+            }
+            Self::CallerQuotaExhausted { .. } => {
+                (429, "caller_quota_exhausted", "Caller quota exhausted", ProxyInternalResponse)
             }
             Self::UpstreamUnavailable { .. } => {
                 (503, "upstream_unavailable", "Upstream unavailable", DestinationUnavailable)
@@ -274,9 +287,9 @@ impl ProxyError {
         match self {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
             Self::NotDiscovered { undiscovered, .. } => Some(undiscovered.retry_after),
-            Self::UpstreamUnavailable { retry_after } | Self::ApiQuotaExhausted { retry_after, .. } => {
-                Some(*retry_after)
-            }
+            Self::UpstreamUnavailable { retry_after }
+            | Self::ApiQuotaExhausted { retry_after, .. }
+            | Self::CallerQuotaExhausted { retry_after, .. } => Some(*retry_after),
             Self::Draining
             | Self::AuditUnavailable
             | Self::Overloaded(_)
@@ -316,7 +329,7 @@ impl ProxyError {
             }
             Self::BodyTooLarge { limit } => return format!("The body is larger than {limit} bytes."),
             Self::HeaderTooLarge => "The request line and the header fields are too large.",
-            Self::NoToken { credential, unavailable } => return no_token_detail(credential, unavailable),
+            Self::NoToken { credential, unavailable } => return no_token::detail(credential, unavailable),
             Self::NotDiscovered { credential, undiscovered } => {
                 let failure = undiscovered.failure.as_ref();
                 let last =
@@ -332,6 +345,13 @@ impl ProxyError {
                     "The API allows the credential `{credential}` a number of requests that is used up, and the turn of \
                      this caller comes later than a request may wait. The API has not seen the request. Try again after \
                      the time in Retry-After."
+                );
+            }
+            Self::CallerQuotaExhausted { caller, .. } => {
+                return format!(
+                    "The requests that [callers.{caller}] may make (`quota`) are used up, and the turn of this one comes \
+                     later than a request may wait. The API has not seen the request. Try again after the time in \
+                     Retry-After."
                 );
             }
             Self::UpstreamUnavailable { .. } => {
@@ -365,59 +385,12 @@ impl ProxyError {
     }
 }
 
-fn no_token_title(reason: Reason) -> &'static str {
-    match reason {
-        Reason::WaitingForFirstToken => "Waiting for the first token",
-        Reason::EndpointUnavailable => "Token endpoint unavailable",
-        Reason::EndpointRateLimited => "Token endpoint rate limited",
-        Reason::QuotaExhausted => "Token quota exhausted",
-        Reason::SharedStoreUnavailable => "Shared store unavailable",
-        Reason::ClientRejected => "OAuth client rejected",
-        Reason::ReauthorizationRequired => "Authorization required",
-        Reason::RotationLimit => "Rotation limit reached",
-        Reason::ScopeMissing => "Scope missing",
-    }
-}
-
-fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
-    let authorize =
-        format!("Authorize the client: run `bearerd login {credential}`, or set a refresh_token.");
-    let (why, remedy) = match unavailable.reason {
-        Reason::WaitingForFirstToken => ("the first token request has not ended", "Try again."),
-        Reason::EndpointUnavailable => ("the token endpoint issues none", "Try again."),
-        Reason::EndpointRateLimited => ("the token endpoint limits the rate of requests", "Try again later."),
-        Reason::QuotaExhausted => {
-            ("its quota of token requests is used up", "Try again later, or raise `quota`.")
-        }
-        Reason::SharedStoreUnavailable => (
-            "the store that the replicas share is away, and without it no refresh token is used",
-            "Try again later; see `shared` in /status.",
-        ),
-        Reason::ClientRejected => (
-            "the authorization server rejects the OAuth client",
-            "Check client_id, client_secret and client_auth with the provider.",
-        ),
-        Reason::ReauthorizationRequired => {
-            ("there is no refresh token that the authorization server accepts", authorize.as_str())
-        }
-        Reason::RotationLimit => {
-            ("the refresh token has been replaced max_rotations times", authorize.as_str())
-        }
-        Reason::ScopeMissing => (
-            "the authorization server grants fewer scopes than require_scopes",
-            "Grant the client these scopes, or require fewer.",
-        ),
-    };
-    let failure = unavailable.failure.as_ref();
-    let last = failure.map(|failure| format!(" The last token request failed: {}.", failure.for_callers()));
-    format!("The credential `{credential}` has no usable token: {why}. {remedy}{}", last.unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::token::Reason;
     use crate::token::api_discovery::AddressRefusal;
     use crate::token::error::TokenError;
 
@@ -446,6 +419,13 @@ mod tests {
         ProxyError::ApiQuotaExhausted {
             credential: "genesys".into(),
             retry_after: Duration::from_millis(1500),
+        }
+    }
+
+    fn caller_quota_exhausted() -> ProxyError {
+        ProxyError::CallerQuotaExhausted {
+            caller: "billing".into(),
+            retry_after: Duration::from_millis(2001),
         }
     }
 
@@ -487,6 +467,7 @@ mod tests {
             (not_discovered(None), 503, "upstream_unavailable"),
             (not_discovered(Some(AddressRefusal::OtherDomain)), 503, "upstream_unavailable"),
             (api_quota_exhausted(), 429, "api_quota_exhausted"),
+            (caller_quota_exhausted(), 429, "caller_quota_exhausted"),
             (refused().into(), 502, "upstream_unreachable"),
             (ForwardError::ConnectTimeout.into(), 502, "upstream_unreachable"),
             (by_proxy(ProxyStatus::HttpRequestDenied), 502, "upstream_unreachable"),
@@ -537,6 +518,7 @@ mod tests {
     #[test]
     fn the_turn_of_a_caller_is_named_in_seconds_rounded_up() {
         assert_eq!(api_quota_exhausted().response(Version::HTTP_11).headers()["retry-after"], "2");
+        assert_eq!(caller_quota_exhausted().response(Version::HTTP_11).headers()["retry-after"], "3");
     }
 
     #[test]

@@ -92,7 +92,16 @@ struct Seen {
 }
 
 /// Told when requests are refused because the budget is used up, at most once in an interval.
-pub type OnExhausted = Box<dyn Fn(Duration) + Send>;
+pub type OnExhausted = Box<dyn Fn(Exhausted) + Send>;
+/// A budget that is used up.
+#[derive(Clone, Copy, Debug)]
+pub struct Exhausted {
+    /// The interval.
+    pub per: Duration,
+    /// The time until the turn of the request that was refused.
+    pub turn: Duration,
+}
+
 /// How many replicas share the budget now.
 pub type Replicas = Box<dyn Fn() -> u32 + Send>;
 
@@ -295,7 +304,8 @@ impl Keeper {
                     && self.reported_at.is_none_or(|reported| now.duration_since(reported) >= self.per)
                 {
                     self.reported_at = Some(now);
-                    (self.on_exhausted)(turn.saturating_duration_since(now));
+                    let turn = turn.saturating_duration_since(now);
+                    (self.on_exhausted)(Exhausted { per: self.per, turn });
                 }
                 match ticket.send(outcome) {
                     Err(Ok(Grant::One(claim))) => {

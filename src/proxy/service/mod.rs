@@ -46,6 +46,7 @@ use self::refusals::Refusals;
 use self::response::ResponseBody;
 use self::retry::RetryBudget;
 use self::settings::ServiceSettings;
+use self::turn::Allowances;
 use super::auth::verdict::Verdict;
 use super::body::replay::{AttemptBody, ReplayBody};
 use super::downstream::serve::{Answer, Downstream};
@@ -55,7 +56,6 @@ use super::message::forwarded;
 use super::message::json_links::JsonLinks;
 use super::message::loops::LoopMark;
 use super::message::via::Via;
-use super::quota::allowance::Allowance;
 use super::route::guard::Present;
 use super::upstream::forward::Answered;
 use super::upstream::pool::Pool;
@@ -75,9 +75,7 @@ pub struct Service {
     labels: Vec<Rc<RouteLabels>>,
     /// The configured callers; `None` without any.
     callers: Option<KnownCallers>,
-    /// In the order of [`Route::index`](super::route::Route::index), and in that of the route's members; `None` for one
-    /// without a quota.
-    allowances: Vec<Vec<Option<Rc<Allowance>>>>,
+    allowances: Allowances,
     pub(super) meter: Rc<Meter>,
     /// The place in its pool of the next credential, of each route.
     turns: Vec<Cell<usize>>,
@@ -106,7 +104,7 @@ impl Service {
         let labels = labels.collect();
         let callers = shared.callers.as_ref().map(|callers| KnownCallers::new(Arc::clone(callers), &meter));
         let refusals = Refusals::new(shared.refused.clone());
-        let allowances = turn::allowances(&shared.table, &[]);
+        let allowances = Allowances::new(&shared.table, &shared.caller_budgets, None);
         let turns = shared.table.routes().iter().map(|_| Cell::new(worker)).collect();
         let header_cache = HeaderCache::default();
         Self {
@@ -128,7 +126,8 @@ impl Service {
     #[must_use]
     pub(super) fn continuing(mut self, before: &Self) -> Self {
         self.header_cache = before.header_cache.for_another_table();
-        self.allowances = turn::allowances(&self.shared.table, &before.allowances);
+        let ServiceSettings { table, caller_budgets, .. } = &*self.shared;
+        self.allowances = Allowances::new(table, caller_budgets, Some(&before.allowances));
         self
     }
 
@@ -136,7 +135,7 @@ impl Service {
     pub(super) fn sweep(&self) {
         self.header_cache.forget_tokens();
         self.refusals.hand_over();
-        self.allowances.iter().flatten().flatten().for_each(|allowance| allowance.sweep());
+        self.allowances.sweep();
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.

@@ -23,10 +23,11 @@ impl Refusals {
         Self { counts: RefCell::default(), reports }
     }
 
-    /// Counts a refusal, unless the error is no fault of the caller.
+    /// Counts a refusal, unless the error is no fault of the caller, or has an event of its own.
     pub fn add(&self, exchange: &Exchange, error: &ProxyError) {
-        let is_callers_fault =
-            error.status().is_client_error() && !matches!(error, ProxyError::ApiQuotaExhausted { .. });
+        let is_told_otherwise =
+            matches!(error, ProxyError::ApiQuotaExhausted { .. } | ProxyError::CallerQuotaExhausted { .. });
+        let is_callers_fault = error.status().is_client_error() && !is_told_otherwise;
         if self.reports.is_none() || !is_callers_fault {
             return;
         }

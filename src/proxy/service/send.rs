@@ -12,13 +12,11 @@ use super::Service;
 use super::context::{Attempted, RequestContext, TokenChoice};
 use super::outcome::RetryCause;
 use super::response;
-use super::turn;
 use crate::proxy::auth::authorize::{Authorization, usable_token};
 use crate::proxy::body::replay::{AttemptBody, BodyError};
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::quota::allowance::Permit;
 use crate::proxy::route::member::Member;
 use crate::proxy::upstream::forward::{Failure, HeadWait, forward};
 use crate::proxy::upstream::pool::request::Outgoing;
@@ -94,11 +92,10 @@ impl Service {
         let mut has_waited = false;
         let mut needs_new = false;
         let place = context.exchange.outcome.member;
-        let allowance = self.allowances[route.index].get(place).and_then(Option::as_deref);
-        let mut permit = None;
+        let mut turn = self.allowances.turn(route.index, place, context.exchange);
         loop {
-            if let Some(allowance) = allowance {
-                turn::hold(&mut permit, context.exchange, allowance, &mut has_waited).await?;
+            if !turn.has_come() {
+                turn.come(context.exchange, &mut has_waited).await?;
             }
             let breaker = &route.upstream.breaker;
             let admitted = breaker.admit(&pool.successes)?;
@@ -125,8 +122,8 @@ impl Service {
                 // The breaker has counted each attempt to connect.
                 Err(error) => return Err(failed(context, error, waited)),
             };
-            if let (Some(allowance), true) = (allowance, has_waited) {
-                turn::hold(&mut permit, context.exchange, allowance, &mut has_waited).await?;
+            if has_waited && !turn.has_come() {
+                turn.come(context.exchange, &mut has_waited).await?;
             }
             if let (Some(member), true) = (context.member, has_waited) {
                 // The token may have expired while the request waited, for a connection or on one that did not carry it.
@@ -143,12 +140,12 @@ impl Service {
             let mut relay_interim = |interim| self.relay_interim(interim, route, destination, exchange);
             let wait = HeadWait { progress: &exchange.progress, begun, timeout: route.timeout };
             let (body, may_switch) = (context.request_body, context.may_switch);
-            permit.iter_mut().for_each(Permit::used);
+            turn.used();
             let forwarded = forward(lease, request, body, wait, may_switch, &mut relay_interim).await;
             let duration = context.exchange.awaited_upstream();
             match forwarded {
                 Ok(answered) => {
-                    turn::answered(permit.as_ref(), &answered.response, duration);
+                    turn.answered(&answered.response, duration);
                     context.exchange.attempted(Ok(answered.response.status()), duration);
                     admitted.record_response(answered.response.status(), &route.retry_on, origin);
                     let generation = generation.unwrap_or_default();
@@ -165,13 +162,13 @@ impl Service {
                 {
                     failed(context, error, duration);
                     context.exchange.outcome.retried(RetryCause::RefusedStream);
-                    (request, was_refused, has_waited, permit) = (again, true, true, None);
+                    (request, was_refused, has_waited, turn) = (again, true, true, turn.again());
                 }
                 Err(Failure::Stale(error)) => match context.resend() {
                     Some(again) => {
                         failed(context, error, duration);
                         context.exchange.outcome.retried(RetryCause::StaleConnection);
-                        (request, has_waited, needs_new, permit) = (again, true, true, None);
+                        (request, has_waited, needs_new, turn) = (again, true, true, turn.again());
                     }
                     None => return Err(failed(context, admitted.record_error(error, origin), duration)),
                 },

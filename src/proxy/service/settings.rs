@@ -8,6 +8,7 @@ use crate::proxy::body::replay::BodyLimits;
 use crate::proxy::callers::Callers;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
+use crate::proxy::quota::budget::Budget;
 use crate::proxy::route::guard::Policy;
 use crate::proxy::route::{Route, Table};
 use crate::telemetry::audit::AuditGate;
@@ -24,6 +25,8 @@ pub struct ServiceSettings {
     pub networks: Networks,
     /// The configured callers; `None` without any.
     pub callers: Option<Arc<Callers>>,
+    /// The callers' own budgets, in the order of the callers; `None` for one without a quota. Empty if none has one.
+    pub caller_budgets: Vec<Option<Budget>>,
     /// The routing table.
     pub table: Table,
     /// The pseudonym of this daemon in `CDN-Loop` and `Via`.
@@ -58,6 +61,7 @@ impl ServiceSettings {
             policy: Policy::new(&config.server, &instance),
             networks: Networks::of(&config.server),
             callers: Callers::new(&config.callers).map(Arc::new),
+            caller_budgets: Vec::new(),
             table,
             instance,
             limits: Arc::new(limits.clone()),
@@ -71,6 +75,13 @@ impl ServiceSettings {
             audit_gate: None,
             refused: None,
         }
+    }
+
+    /// Requests of callers go out within these budgets.
+    #[must_use]
+    pub fn with_caller_budgets(mut self, budgets: Vec<Option<Budget>>) -> Self {
+        self.caller_budgets = budgets;
+        self
     }
 
     /// Requests have spans.

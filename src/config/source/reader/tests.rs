@@ -305,6 +305,7 @@ fn base(keys: &[&Steps]) -> TomlValue {
     };
     text +=
         if is_in("callers.x-callers") { "[callers.x-callers]\nnetworks = [\"10.0.0.0/8\"]\n" } else { "" };
+    text += if is_in("callers.x-callers.quota") { "quota = { requests = 1, per = \"1s\" }\n" } else { "" };
     text += if is_in("server.tls") || is_in("callers") {
         "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\nclient_ca = \"ca.pem\"\n"
     } else {

@@ -8,6 +8,7 @@ use super::Texts;
 use crate::config::source::key::Entry;
 use crate::config::source::reader::{Reader, Value, Written, tables};
 use crate::config::source::shape::{Shape, Shaped, shapes};
+use crate::config::source::units::Duration;
 
 tables! {
     /// `[callers.NAME]`.
@@ -16,11 +17,23 @@ tables! {
         shown certificates: Texts,
         hidden key_hash: Texts,
         shown weight: u16,
+        shown quota: Option<CallerQuota>,
+    }
+
+    /// `quota` of a caller, unless `""`.
+    plain CallerQuota {
+        shown requests: u32,
+        shown per: Duration,
+        shown wait: Duration,
     }
 }
 
 shapes! {
     Callers: <BTreeMap<Spanned<String>, Entry<Caller>>>::shape(),
+}
+
+optional! {
+    CallerQuota: "a table such as { requests = 600, per = \"60s\" }, or \"\"",
 }
 
 /// `[callers.NAME]`, by name.

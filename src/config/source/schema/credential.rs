@@ -125,19 +125,10 @@ tables! {
 shapes! {
     Credentials: <BTreeMap<Spanned<String>, Entry<Credential>>>::shape(),
     Claim: Shape::Claim,
-    Option<ApiQuota>: Shape::OneOf(vec![Shape::Choice(vec![""]), ApiQuota::shape()]),
 }
 
-/// A table, or `""` for none.
-impl Value for Option<ApiQuota> {
-    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        const EXPECTED: &str = "a table such as { requests = 300, per = \"60s\" }, or \"\"";
-        match reader.text(value) {
-            Some("") => Some(None),
-            Some(_) => reader.invalid(value, path, EXPECTED),
-            None => reader.inline_table(value, path, EXPECTED).map(Some),
-        }
-    }
+optional! {
+    ApiQuota: "a table such as { requests = 300, per = \"60s\" }, or \"\"",
 }
 
 /// `[credentials.NAME]`, by name.

@@ -3,6 +3,32 @@
 //! [`resolve`](crate::config::resolve) decides what a key means and which default applies. The shipped `proxy.toml`
 //! documents the keys.
 
+/// Lets tables be `""` for none.
+macro_rules! optional {
+    ($($table:ident: $expected:literal,)*) => {$(
+        impl $crate::config::source::reader::Value for Option<$table> {
+            fn read(
+                value: &$crate::config::source::reader::Written<'_>,
+                path: &str,
+                reader: &mut $crate::config::source::reader::Reader<'_>,
+            ) -> Option<Self> {
+                match reader.text(value) {
+                    Some("") => Some(None),
+                    Some(_) => reader.invalid(value, path, $expected),
+                    None => reader.inline_table(value, path, $expected).map(Some),
+                }
+            }
+        }
+
+        impl $crate::config::source::shape::Shaped for Option<$table> {
+            fn shape() -> $crate::config::source::shape::Shape {
+                use $crate::config::source::shape::{Shape, Shaped};
+                Shape::OneOf(vec![Shape::Choice(vec![""]), <$table as Shaped>::shape()])
+            }
+        }
+    )*};
+}
+
 mod caller;
 mod credential;
 mod pool;
@@ -20,7 +46,7 @@ use super::problem::Problem;
 use super::reader::{Reader, Table, Value, Written, tables};
 use crate::config::model::secret::SecretSource;
 
-pub(in crate::config) use self::caller::{Caller, Callers};
+pub(in crate::config) use self::caller::{Caller, CallerQuota, Callers};
 pub(in crate::config) use self::credential::{
     ApiQuota, Assertion, ClaimsByName, Credential, Credentials, Errors, Fields, Rate,
 };

@@ -6,7 +6,7 @@ use super::*;
 
 fn allowance() -> (Allowance, Keeper) {
     let (per, wait) = (Duration::from_mins(1), Duration::from_secs(2));
-    let settings = Settings { requests: 10, per, wait, workers: 1 };
+    let settings = Settings { requests: 10, per, margin: Duration::ZERO, wait, workers: 1 };
     let rules = Rules { settings, learns: true, callers: Vec::new() };
     let (budget, keeper) = Budget::new("api", &rules, Box::new(|_| {}), None);
     (Allowance::new(budget), keeper)

@@ -33,7 +33,7 @@ pub const MAX_BLOCK: Duration = Duration::from_hours(1);
 const SLICES: u32 = 64;
 /// A batch has at most this part of a budget.
 const BATCHES: u32 = 256;
-/// How much longer than `per` a request counts, because requests travel for different times: a 20th of `per`, at most this.
+/// The longest [`travel_margin`].
 const MAX_MARGIN: Duration = Duration::from_millis(250);
 /// How long a request travels at most.
 const MAX_TRAVEL: Duration = Duration::from_secs(2);
@@ -49,6 +49,8 @@ pub struct Settings {
     pub requests: u32,
     /// The interval, never zero.
     pub per: Duration,
+    /// How much longer than `per` a request counts: [`travel_margin`] where the API counts too.
+    pub margin: Duration,
     /// How long a request may wait for its turn.
     pub wait: Duration,
     /// How many workers take permits.
@@ -263,7 +265,7 @@ impl<T: Ticket> Ledger<T> {
     /// now. A longer time than [`MAX_TRAVEL`] was the API's own.
     pub fn late(&mut self, Claim { line: id, kind }: Claim, took: Duration, now: Instant) {
         let span = span(&self.settings);
-        if took <= margin(&self.settings) || took > MAX_TRAVEL {
+        if took <= self.settings.margin || took > MAX_TRAVEL {
             return;
         }
         let sent = now.checked_sub(took).unwrap_or(now);
@@ -403,11 +405,13 @@ impl<T: Ticket> Ledger<T> {
 
 /// How long a request counts.
 fn span(settings: &Settings) -> Duration {
-    settings.per + margin(settings)
+    settings.per + settings.margin
 }
 
-fn margin(settings: &Settings) -> Duration {
-    (settings.per / 20).min(MAX_MARGIN)
+/// How much longer than the interval `per` a request counts where the API counts when it arrives, because requests travel for
+/// different times: a 20th of `per`, at most [`MAX_MARGIN`].
+pub fn travel_margin(per: Duration) -> Duration {
+    (per / 20).min(MAX_MARGIN)
 }
 
 #[cfg(test)]

@@ -37,6 +37,13 @@ pub struct Status {
     pub counts: Counts,
 }
 
+impl Status {
+    /// How many requests may still go out.
+    pub fn left(&self) -> u64 {
+        u64::from(self.requests).saturating_sub(self.used)
+    }
+}
+
 /// A line at one moment.
 #[derive(Clone, Debug)]
 pub struct LineStatus {

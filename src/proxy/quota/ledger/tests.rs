@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 
 fn settings(requests: u32, per: Duration) -> Settings {
-    Settings { requests, per, wait: 2 * SECOND, workers: 1 }
+    Settings { requests, per, margin: travel_margin(per), wait: 2 * SECOND, workers: 1 }
 }
 
 fn seconds(seconds: f64) -> Duration {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::world::{World, line};
 use super::{SECOND, settings};
-use crate::proxy::quota::ledger::{MAX_LINES, Settings, Ticket};
+use crate::proxy::quota::ledger::{MAX_LINES, Settings, Ticket, travel_margin};
 
 /// Something that happens after a pause, in milliseconds.
 #[derive(Clone, Debug)]
@@ -41,6 +41,7 @@ fn rules() -> impl Strategy<Value = Settings> {
     (requests, 0..2000_u64).prop_map(|(requests, wait)| Settings {
         requests,
         per: SECOND,
+        margin: travel_margin(SECOND),
         wait: Duration::from_millis(wait),
         workers: 1,
     })
