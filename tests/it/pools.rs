@@ -82,6 +82,52 @@ async fn a_pool_of_three_lets_three_times_as_many_requests_through() {
 }
 
 #[tokio::test]
+async fn where_every_budget_is_used_up_the_answer_is_that_of_the_member_usable_first() {
+    let quota = "api_quota = { requests = 2, per = \"20s\", wait = \"0s\" }";
+    let world = pool(2, daemon().credential(quota)).await;
+    // The second member is usable long after the first, and is asked last in every other request.
+    world.configure(|text| {
+        let (before, second) = text.split_once("[credentials.member-1]").unwrap();
+        format!("{before}[credentials.member-1]{}", second.replacen("per = \"20s\"", "per = \"10m\"", 1))
+    });
+    assert!(world.configuration().contains("per = \"10m\""));
+    world.reload().await;
+    world.ready().await;
+    for _ in 0..4 {
+        assert_eq!(world.get("/much").await.status, 200);
+        // What is left of each is known a moment later.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    for _ in 0..6 {
+        let refused = world.get("/much").await;
+        assert_eq!((refused.status, refused.code().as_deref()), (429, Some("api_quota_exhausted")));
+        let seconds: u64 = refused.get("retry-after").unwrap().parse().unwrap();
+        assert!((10..=21).contains(&seconds), "{seconds}");
+        assert!(refused.text().contains("`api`"), "{}", refused.text());
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_caller_beyond_its_own_quota_is_not_moved_to_another_member() {
+    let callers =
+        "[callers.desk]\nnetworks = [\"127.0.0.1\"]\nquota = { requests = 3, per = \"60s\", wait = \"0s\" }";
+    let world = pool_of(3, callers).await;
+
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        let reply = world.get("/much").await;
+        statuses.push((reply.status, reply.code()));
+    }
+
+    let refused = (429, Some("caller_quota_exhausted".to_owned()));
+    assert_eq!(statuses, [(200, None), (200, None), (200, None), refused.clone(), refused]);
+    assert_eq!(tokens(&world, "/much").into_values().sum::<usize>(), 3);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_rejected_token_of_one_member_moves_its_requests_to_another_and_is_replaced() {
     let world = pool_of(3, "").await;
     let before = world.authorization.requests();

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
 
 use super::Service;
 use super::context::{Attempted, RequestContext};
@@ -49,6 +50,8 @@ impl Service {
             None => self.first_usable(context).await?,
         };
         let mut outgoing = Outgoing { head, body };
+        // The member that may be used first among those whose budgets are used up, and when.
+        let mut exhausted: Option<(Instant, String)> = None;
         loop {
             let member = &members[place];
             tried.push(place);
@@ -57,11 +60,17 @@ impl Service {
             let attempted = self.attempt(context, outgoing.head, outgoing.body, Some(authorization)).await;
             let attempted = match attempted {
                 // What is left of a budget is known a moment later.
-                Err(error @ ProxyError::ApiQuotaExhausted { .. }) => {
+                Err(ProxyError::ApiQuotaExhausted { credential, retry_after }) => {
+                    let now = Instant::now();
+                    let turn = now + retry_after;
+                    let sooner = exhausted.take().filter(|(at, _)| *at <= turn);
+                    let (turn, credential) = sooner.unwrap_or((turn, credential));
                     let Some(again) = self.next_ready(context, &tried).zip(context.again()) else {
-                        return Err(error);
+                        let retry_after = turn.saturating_duration_since(now);
+                        return Err(ProxyError::ApiQuotaExhausted { credential, retry_after });
                     };
                     (place, outgoing) = again;
+                    exhausted = Some((turn, credential));
                     continue;
                 }
                 attempted => attempted?,
