@@ -3,7 +3,6 @@
 use crate::admin::status::{Pool, PoolMember, Time};
 use crate::clock::WallTimes;
 use crate::config::{self, Config, Route};
-use crate::proxy::quota::budget::Budget;
 use crate::proxy::route::member::{Member, Unready};
 use crate::proxy::service::settings::ServiceSettings;
 
@@ -42,7 +41,7 @@ fn shown_member(name: &str, of_routes: &[&Member], requests: u64, times: WallTim
         usable: reason.is_none(),
         reason: reason.map(|reason| code(reason).to_owned()),
         until: until.and_then(|until| Time::new(times.at(until))),
-        left: of_routes.iter().find_map(|member| member.budget.as_ref()).map(left),
+        left: of_routes.iter().find_map(|member| member.budget.as_ref()).map(|budget| budget.status().left()),
         requests,
     }
 }
@@ -54,10 +53,4 @@ const fn code(reason: Unready) -> &'static str {
         Unready::TokenRejected => PoolMember::TOKEN_REJECTED,
         Unready::Throttled { .. } => PoolMember::THROTTLED,
     }
-}
-
-/// The requests that may still go out.
-fn left(budget: &Budget) -> u64 {
-    let status = budget.status();
-    u64::from(status.requests).saturating_sub(status.used)
 }
