@@ -92,6 +92,17 @@ async fn a_caller_is_known_by_its_key_on_every_connection_and_the_key_stays_here
     }
     let expected = [series("_other", 403, 1), series("billing", 200, 9), series("desk", 200, 2)];
     assert_eq!(counted(&world).await, expected.into());
+    // A head that is not complete names no caller.
+    let mut malformed = world.caller().await;
+    malformed.write(b"GET / HTTP/1.1\r\nbad field\r\n\r\n").await;
+    assert_eq!(malformed.read().await.unwrap().status, 400);
+    let expected = [
+        series("_other", 400, 1),
+        series("_other", 403, 1),
+        series("billing", 200, 9),
+        series("desk", 200, 2),
+    ];
+    assert_eq!(counted(&world).await, expected.into());
 
     let callers = status(&world).await["callers"].clone();
     let one = |name: &str, requests: u64, refused: u64| {

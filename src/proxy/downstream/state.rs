@@ -117,7 +117,7 @@ impl ClientConnection {
     /// Counts a request that was refused before its head was complete.
     pub fn refused(&self, error: &ProxyError) {
         let (method, status) = (MethodLabel::OTHER, error.status().as_u16());
-        self.meter.refused(Key { method, status, code: Some(error.code()) }, self.lasted());
+        self.meter.refused_early(Key { method, status, code: Some(error.code()) }, self.lasted());
     }
 
     /// Counts a TLS handshake that failed.

@@ -16,7 +16,11 @@ const PAGES: usize = 10;
 
 /// The counts of all callers; a reload keeps those whose names it keeps.
 #[derive(Debug, Default)]
-pub(super) struct AllCallers(Mutex<BTreeMap<Arc<str>, Arc<CallerTraffic>>>);
+pub(super) struct AllCallers {
+    by_name: Mutex<BTreeMap<Arc<str>, Arc<CallerTraffic>>>,
+    /// Those of [`OTHER_CALLER`], once callers are configured.
+    other: OnceLock<Arc<CallerTraffic>>,
+}
 
 /// The counts of the caller of one name.
 #[derive(Debug)]
@@ -41,16 +45,26 @@ struct Requests {
 impl AllCallers {
     /// The counts of the caller of this name, which begin with the first call.
     pub(super) fn of(&self, name: &str, workers: usize) -> Arc<CallerTraffic> {
-        let mut callers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let begin =
             || Arc::new(CallerTraffic { workers: (0..workers).map(|_| Requests::default()).collect() });
+        if name == OTHER_CALLER {
+            return Arc::clone(self.other.get_or_init(begin));
+        }
+        let mut callers = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(callers.entry(Arc::from(name)).or_insert_with(begin))
+    }
+
+    /// Counts a request of nobody known that this worker has refused, if callers are configured.
+    pub(super) fn refused_unknown(&self, status: u16, worker: usize) {
+        if let Some(other) = self.other.get() {
+            CallerMeter::new(Arc::clone(other), worker).answered(status, true);
+        }
     }
 
     /// Forgets the counts of all callers but these, and those without a name.
     pub(super) fn keep_only(&self, names: &[String]) {
-        let mut callers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        callers.retain(|name, _| **name == *OTHER_CALLER || names.iter().any(|kept| **kept == **name));
+        let mut callers = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.retain(|name, _| names.iter().any(|kept| **kept == **name));
     }
 }
 

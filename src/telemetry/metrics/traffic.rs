@@ -341,6 +341,12 @@ impl Meter {
         self.traffic.failed_handshakes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a request that was refused before its head was complete: nobody knows its caller.
+    pub fn refused_early(&self, key: Key, duration: Duration) {
+        self.refused(key, duration);
+        self.traffic.callers.refused_unknown(key.status, self.worker);
+    }
+
     /// Counts a request that was refused before a route was found.
     pub fn refused(&self, key: Key, duration: Duration) {
         self.traffic.unrouted.workers[self.worker].requests.of(key).observe(duration);
