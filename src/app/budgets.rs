@@ -203,3 +203,6 @@ fn replicas(shared: &Shared) -> Replicas {
     let shared = shared.clone();
     Box::new(move || u32::try_from(shared.status().replicas).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests;
