@@ -295,11 +295,12 @@ async fn a_revoked_and_a_throttled_member_under_load_fail_no_request_and_are_sho
     };
     let trouble = async {
         world.authorization.introspection().revoke(&revoked);
+        // The first request of this target gets a 429, unless it has the revoked token.
+        eventually("the token is replaced", async || world.token_requests_since(before) == 1).await;
         let throttled = Request::post("/throttled/1", b"x").field("x-retry-after", "60");
         assert_eq!(world.send(&throttled).await.status, 200);
     };
     tokio::join!(join_all((0..8).map(|_| calls())), trouble);
-    eventually("the token is replaced", async || world.token_requests_since(before) == 1).await;
     eventually("two members are usable", async || {
         members(&world).await.iter().filter(|member| member["usable"] == true).count() == 2
     })
@@ -325,6 +326,8 @@ async fn a_pool_without_a_usable_member_is_shown_in_every_output() {
     let world = pool(2, daemon().credential(quota)).await;
     let throttled = Request::get("/throttled/9").field("x-retry-after", "30");
     assert_eq!(world.send(&throttled).await.status, 429);
+    let is_left = |member: &Value| member["left"] == 49;
+    eventually("what is left is shown", async || members(&world).await.iter().all(is_left)).await;
 
     let all = members(&world).await;
     for (member, name) in all.iter().zip(["api", "member-1"]) {
