@@ -186,14 +186,14 @@ impl ClientConnection {
         Observation(self)
     }
 
-    /// Whether the client has left in the middle of an exchange.
-    fn has_left(&self) -> bool {
+    /// How the client has left in the middle of an exchange, if it has.
+    fn left(&self) -> Option<End> {
         let observed = self.observed.borrow();
-        let Some((stream, half_closed)) = &*observed else { return false };
-        match stream.noticed() {
-            None => false,
-            Some(Noticed::HalfClosed) => *half_closed == HalfClosed::Abort,
-            Some(Noticed::Closed) => true,
+        let (stream, half_closed) = observed.as_ref()?;
+        match stream.noticed()? {
+            Noticed::HalfClosed if *half_closed != HalfClosed::Abort => None,
+            Noticed::TimedOut if self.is_blocked.get() => Some(End::WriteTimeout),
+            Noticed::HalfClosed | Noticed::Closed | Noticed::TimedOut => Some(End::ClientLeft),
         }
     }
 
@@ -384,8 +384,10 @@ impl ClientConnection {
             progress.sweep(now, system_now, stream_timeout);
         }
         let protocol = self.protocol.get();
-        if matches!(protocol, Protocol::Http1(Http1::Serving(_))) && self.has_left() {
-            return self.end(End::ClientLeft);
+        if matches!(protocol, Protocol::Http1(Http1::Serving(_)))
+            && let Some(end) = self.left()
+        {
+            return self.end(end);
         }
         // The next response of an HTTP/1 connection that is not idle has `Connection: close`.
         if self.end.get().is_none() && self.is_expired() && protocol.may_expire(self.lasted()) {

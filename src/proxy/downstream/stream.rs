@@ -39,6 +39,8 @@ pub enum Noticed {
     HalfClosed,
     /// The connection is broken or closed in both directions.
     Closed,
+    /// The system has ended the connection, as the client acknowledged nothing in time.
+    TimedOut,
 }
 
 impl Noticed {
@@ -70,7 +72,12 @@ impl ClientStream for TcpStream {
     }
 
     fn noticed(&mut self) -> Option<Noticed> {
-        Noticed::of(readiness_now(self.ready(Interest::READABLE | Interest::WRITABLE)))
+        let noticed = Noticed::of(readiness_now(self.ready(Interest::READABLE | Interest::WRITABLE)))?;
+        let has_timed_out = noticed == Noticed::Closed
+            && self
+                .take_error()
+                .is_ok_and(|error| error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut));
+        Some(if has_timed_out { Noticed::TimedOut } else { noticed })
     }
 }
 

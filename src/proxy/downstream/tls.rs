@@ -39,7 +39,7 @@ impl ClientStream for TlsStream<TcpStream> {
     fn noticed(&mut self) -> Option<Noticed> {
         let (tcp, session) = self.get_mut();
         let noticed = tcp.noticed();
-        if noticed == Some(Noticed::Closed) {
+        if matches!(noticed, Some(Noticed::Closed | Noticed::TimedOut)) {
             return noticed;
         }
         while session.read_tls(&mut Available(tcp)).is_ok_and(|count| count > 0) {

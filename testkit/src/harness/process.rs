@@ -251,14 +251,17 @@ impl Process {
         self.events(message).swap_remove(0)
     }
 
-    /// All log events with this message.
+    /// All log events with this message, in the order of time: lines of two workers may be written in another one.
     pub fn events(&self, message: &str) -> Vec<serde_json::Value> {
-        self.output()
+        let mut events: Vec<_> = self
+            .output()
             .lines()
             .filter(|line| line.contains(message))
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .filter(|event| event["message"] == message)
-            .collect()
+            .collect();
+        events.sort_by_cached_key(|event| event["timestamp"].as_str().map(str::to_owned));
+        events
     }
 
     /// Waits for a log event that names an address, and returns the address.
