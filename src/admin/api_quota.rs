@@ -36,7 +36,7 @@ pub struct CallerQuota {
     pub requests: u32,
     /// The interval.
     pub per_ms: f64,
-    /// What counts against the limit now.
+    /// The requests that count against the limit now.
     pub used: u64,
     /// How many requests may still go out.
     pub left: u64,

@@ -29,7 +29,7 @@ impl Caller {
         self.share.map(|share| format!("{:.0} %", share * 100.0))
     }
 
-    /// What is left of its own budget.
+    /// The requests left of its own budget.
     pub fn quota_in_words(&self) -> Option<String> {
         self.quota.as_ref().map(|quota| format!("{} of {}", quota.left, quota.requests))
     }

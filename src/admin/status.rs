@@ -62,7 +62,7 @@ pub struct Status {
 /// Something that an operator should look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What it is about: `credential`, `pool`, `route`, `upstream`, `certificate`, `configuration`, `shared` or `audit`.
+    /// The kind of its subject: `credential`, `pool`, `route`, `upstream`, `certificate`, `configuration`, `shared` or `audit`.
     pub subject: String,
     /// Which credential, pool, route, upstream or certificate; empty where there is one of its kind.
     pub name: String,

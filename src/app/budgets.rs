@@ -33,9 +33,9 @@ struct InForce {
 /// Whose requests a budget counts.
 #[derive(Clone, Debug)]
 enum Owner {
-    /// Those with the tokens of a credential.
+    /// The requests with the tokens of a credential.
     Credential(Arc<Credential>),
-    /// Those of the caller of this name.
+    /// The requests of the caller of this name.
     Caller(String),
 }
 
@@ -156,7 +156,7 @@ impl Owner {
     }
 }
 
-/// What the API allows the tokens of a credential, shared out among these callers.
+/// The rules of the API's limit for the tokens of a credential, shared out among these callers.
 fn of_api(quota: &ApiQuota, callers: &[Caller], workers: u32) -> Rules {
     let ApiQuota { requests, per, learn, wait } = *quota;
     let settings = Settings { requests: requests.get(), per, margin: travel_margin(per), wait, workers };
@@ -164,7 +164,7 @@ fn of_api(quota: &ApiQuota, callers: &[Caller], workers: u32) -> Rules {
     Rules { settings, learns: learn, callers: callers.iter().map(line).collect() }
 }
 
-/// What a caller may use: a single line, and nobody else counts.
+/// The rules of a caller's own quota: a single line, and nobody else counts.
 fn of_caller(caller: &Caller, workers: u32) -> Option<Rules> {
     let CallerQuota { requests, per, wait } = caller.quota?;
     let settings = Settings { requests: requests.get(), per, margin: Duration::ZERO, wait, workers };

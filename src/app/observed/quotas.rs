@@ -15,7 +15,7 @@ use crate::proxy::quota::ledger::{LineStatus, Status};
 use crate::proxy::quota::line::LineKey;
 use crate::telemetry::event::milliseconds;
 
-/// What the budgets of credentials hold for a caller.
+/// A caller's part of the budgets of credentials.
 #[derive(Clone, Copy, Default)]
 struct OfCaller {
     waiting: usize,
@@ -67,7 +67,7 @@ impl Observed {
     }
 }
 
-/// What these budgets hold for each configured caller.
+/// The part of each configured caller of these budgets.
 fn by_caller(budgets: &[Arc<Status>]) -> HashMap<&str, OfCaller> {
     let mut by_caller: HashMap<&str, OfCaller> = HashMap::new();
     for status in budgets {
