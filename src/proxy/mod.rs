@@ -11,6 +11,7 @@ pub mod body;
 pub mod callers;
 pub mod downstream;
 pub mod error;
+mod joined_writes;
 pub mod limits;
 pub mod listener;
 pub mod message;

@@ -29,6 +29,7 @@ const ORDER: [(&str, &[&str]); 3] = [
             "message",
             "error",
             "peer",
+            "joined_writes",
             "vectored",
             "suspension",
         ],

@@ -20,6 +20,7 @@ use super::state::ClientConnection;
 use super::until_ended::until_ended;
 use crate::config::Limits;
 use crate::proxy::body::unread;
+use crate::proxy::joined_writes::JoinedWrites;
 
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = unread::STREAM_WINDOWS * STREAM_WINDOW;
@@ -39,8 +40,9 @@ const MAX_RESETS: usize = 256;
 pub(super) async fn serve<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, service: Rc<S>) {
     let limits = service.limits();
     client.speaks_http2(limits.streams);
-    let outcome = match until_ended(&client, builder(&limits).handshake(io)).await {
-        Ok(Ok(mut connection)) => run(&mut connection, &client, &service).await,
+    let io = JoinedWrites::new(io);
+    let outcome = match until_ended(&client, builder(&limits).handshake(io.clone())).await {
+        Ok(Ok(mut connection)) => run(&mut connection, &io, &client, &service).await,
         Ok(Err(error)) => Err(error),
         Err(_) => Ok(()),
     };
@@ -65,13 +67,14 @@ fn builder(limits: &Limits) -> Builder {
 }
 
 async fn run<S: Serve>(
-    connection: &mut Connection<ClientIo, Bytes>,
+    connection: &mut Connection<JoinedWrites<ClientIo>, Bytes>,
+    io: &JoinedWrites<ClientIo>,
     client: &Rc<ClientConnection>,
     service: &Rc<S>,
 ) -> Result<(), h2::Error> {
     let mut pings = connection.ping_pong().map(Pings::new);
     let mut is_closing = false;
-    let end = poll_fn(|cx| {
+    let mut poll = |connection: &mut Connection<_, _>, cx: &mut Context<'_>| {
         loop {
             if pings.as_mut().is_some_and(|pings| pings.poll(cx).is_ready()) {
                 pings = None;
@@ -93,8 +96,8 @@ async fn run<S: Serve>(
                 },
             }
         }
-    })
-    .await?;
+    };
+    let end = poll_fn(|cx| io.poll(cx, |cx| poll(connection, cx))).await?;
     if end == Some(End::TooManyResets) {
         let error = "the caller resets too many HTTP/2 streams";
         info!(target: "bearerd::connection", peer = %client.peer.get().host(), error, "connection closed");

@@ -62,6 +62,11 @@ impl Places {
         Rc::new(Self { share, taken: Cell::new(0), queue, gauges })
     }
 
+    /// Whether there are connections, or attempts to connect.
+    pub(super) fn are_any_taken(&self) -> bool {
+        self.taken.get() > 0
+    }
+
     /// A place, if one is free.
     pub(super) fn take(self: &Rc<Self>) -> Option<Place> {
         let taken = self.taken.get();

@@ -29,6 +29,7 @@ use super::connection::{ConnectionGuard, Lifetime, MAX_BUFFER, Place};
 use super::outcome::StreamError;
 use super::queue::Queue;
 use crate::proxy::error::upstream::ForwardError;
+use crate::proxy::joined_writes::JoinedWrites;
 use crate::proxy::limits::slots::Reservation;
 use crate::proxy::upstream::connect::socket::Stream;
 use crate::proxy::upstream::connect::tls;
@@ -152,6 +153,7 @@ impl Connections {
             let terminated = || ForwardError::Terminated(StreamError::from(error).to_string());
             refusal.take().unwrap_or_else(terminated)
         };
+        let io = JoinedWrites::new(Heard { stream, at: Rc::clone(&heard), refusal: Rc::clone(&refusal) });
         let (sender, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -161,7 +163,7 @@ impl Connections {
             .max_header_list_size(u32::try_from(MAX_BUFFER).unwrap_or(u32::MAX))
             .max_send_buffer_size(MAX_BUFFER)
             .max_concurrent_reset_streams(MAX_RESET_STREAMS)
-            .handshake::<_, Bytes>(Heard { stream, at: Rc::clone(&heard), refusal: Rc::clone(&refusal) })
+            .handshake::<_, Bytes>(io.clone())
             .await
             .map_err(failed)?;
         let mut connection = Box::new(connection);
@@ -191,7 +193,7 @@ impl Connections {
         let ConnectionGuard { place, descriptor } = guard;
         let driver = Driver { state, _descriptor: descriptor };
         let pings = connection.ping_pong();
-        tokio::task::spawn_local(async move { driver.run(connection, pings, unused).await });
+        tokio::task::spawn_local(async move { driver.run(connection, io, pings, unused).await });
         self.all.borrow_mut().push(Listed { connection: Rc::clone(&opened), _place: place });
         Ok(opened)
     }
@@ -279,7 +281,7 @@ impl State {
 
     fn set(&self, health: Health) {
         self.health.set(health);
-        self.queue.wake();
+        self.queue.wake_all();
     }
 }
 
@@ -299,14 +301,15 @@ impl Driver {
     /// Sends and receives until the connection ends or is no longer used.
     async fn run(
         self,
-        mut connection: Box<h2::client::Connection<Heard, Bytes>>,
+        mut connection: Box<h2::client::Connection<JoinedWrites<Heard>, Bytes>>,
+        io: JoinedWrites<Heard>,
         pings: Option<PingPong>,
         unused: oneshot::Receiver<()>,
     ) {
         let mut asking = pin!(self.ping_when_asked(pings));
         let mut driven = pin!(poll_fn(|cx| {
             let _ = asking.as_mut().poll(cx);
-            Pin::new(&mut connection).poll(cx)
+            io.poll(cx, |cx| Pin::new(&mut connection).poll(cx))
         }));
         tokio::select! {
             biased;

@@ -36,6 +36,11 @@ impl<B: RequestBody> IdleConnections<B> {
         Self { upstream, queue, all: RefCell::default(), header_case, is_retired: Cell::new(false) }
     }
 
+    /// How many connections are idle, of which some may turn out to be closed.
+    pub(super) fn len(&self) -> usize {
+        self.all.borrow().len()
+    }
+
     /// The most recently used connection to this revision of the destination that is still open, and whether it is
     /// reused: the upstream may close a reused connection at any moment.
     pub(super) async fn take(&self, revision: u32, now: Instant) -> Option<(Connection<B>, bool)> {

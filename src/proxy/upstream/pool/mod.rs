@@ -39,6 +39,7 @@ use super::destination::{Destination, Upstream};
 use super::reconnect;
 use crate::config::HeaderCase;
 use crate::proxy::error::upstream::ForwardError;
+use crate::proxy::limits::slots::Reservation;
 
 /// The time after a failed attempt to connect in which no other is made, while HTTP/2 connections exist.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -82,14 +83,17 @@ impl<B: RequestBody> Attempt<B> {
         Self(pool)
     }
 
-    async fn run(self, place: Place) {
+    async fn run(self, place: Place, descriptor: Option<Reservation>) {
         let pool = Rc::clone(&self.0);
         let Some(destination) = pool.upstream.current() else { return };
-        let made = pool.made(&destination, place).await;
+        let made = pool.made(&destination, place, descriptor).await;
         drop(self);
         match made {
             Ok(Made::Http1(connection)) => pool.idle.add(connection),
-            Ok(Made::Http2(_)) => pool.paused_until.set(None),
+            Ok(Made::Http2(_)) => {
+                pool.paused_until.set(None);
+                pool.queue.wake_all();
+            }
             Err(error) => pool.failed(&destination, error),
         }
     }
@@ -133,9 +137,9 @@ impl<B: RequestBody> Pool<B> {
         destination: &Destination,
         now: Instant,
     ) -> Result<Lease<B>, ForwardError> {
-        if self.queue.is_empty()
-            && let Some(lease) = self.find(destination.revision, now).await
-        {
+        // The waiting requests have not run yet that connections came free for.
+        let has_enough = self.queue.is_empty() || self.idle.len() > self.queue.len();
+        if has_enough && let Some(lease) = self.find(destination.revision, now).await {
             return Ok(lease);
         }
         Box::pin(self.wait(destination)).await
@@ -188,37 +192,50 @@ impl<B: RequestBody> Pool<B> {
         waiter: &Waiter<'_>,
         destination: &Destination,
     ) -> Result<Lease<B>, ForwardError> {
-        let first = waiter.turn().await;
+        if !waiter.is_first() {
+            waiter.call().await;
+        }
         loop {
             if destination.revision != self.upstream.revision() {
                 // The destination has just changed: a connection for this request alone.
+                self.queue.wake();
                 let place = self.places.take().ok_or(ForwardError::Overloaded)?;
                 return self.connect_for_one(destination, place).await;
             }
             if let Some(lease) = self.find(destination.revision, Instant::now()).await {
+                // Not everything that comes free calls a request: an upstream may allow more streams.
+                if matches!(lease.leased, Leased::Http2(_)) || self.idle.len() > 0 {
+                    self.queue.wake();
+                }
                 return Ok(lease);
             }
             if let Some(error) = self.take_failure(destination) {
                 return Err(error);
             }
             self.connect(destination);
-            first.change().await;
+            waiter.call().await;
         }
     }
 
     /// Starts the attempts to connect that the waiting requests need, as far as there are places.
     fn connect(self: &Rc<Self>, destination: &Destination) {
         let wanted = if self.speaks_http1(destination) {
-            self.queue.len()
+            // Idle ones serve the first requests of the queue, as soon as these run.
+            self.queue.len().saturating_sub(self.idle.len())
         } else {
             let (are_any, is_any_pending) = self.http2.are_any();
             let is_paused = are_any && self.paused_until.get().is_some_and(|until| Instant::now() < until);
             usize::from(!is_any_pending && !is_paused)
         };
         while self.connecting.get() < wanted {
+            let descriptor = self.upstream.descriptors.take(1);
+            if descriptor.is_none() && self.places.are_any_taken() {
+                // The requests wait for one of the connections that there are.
+                return;
+            }
             let Some(place) = self.places.take() else { return };
             let attempt = Attempt::new(Rc::clone(self));
-            tokio::task::spawn_local(async move { attempt.run(place).await });
+            tokio::task::spawn_local(async move { attempt.run(place, descriptor).await });
         }
     }
 
@@ -227,7 +244,7 @@ impl<B: RequestBody> Pool<B> {
         destination: &Destination,
         place: Place,
     ) -> Result<Lease<B>, ForwardError> {
-        Ok(match self.made(destination, place).await? {
+        Ok(match self.made(destination, place, self.upstream.descriptors.take(1)).await? {
             Made::Http1(connection) => {
                 connection.lifetime().begin_use();
                 self.lend(Leased::Http1(connection), false)
@@ -237,15 +254,25 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// Makes a connection. A failure counts once for the breaker, however many requests wait.
-    async fn made(&self, destination: &Destination, place: Place) -> Result<Made<B>, ForwardError> {
+    async fn made(
+        &self,
+        destination: &Destination,
+        place: Place,
+        descriptor: Option<Reservation>,
+    ) -> Result<Made<B>, ForwardError> {
         let attempt = self.upstream.breaker.attempt(&self.successes);
-        let made = self.open(destination, place).await;
+        let made = self.open(destination, place, descriptor).await;
         made.map_err(|error| attempt.record_error(error, &destination.origin))
     }
 
-    async fn open(&self, destination: &Destination, place: Place) -> Result<Made<B>, ForwardError> {
+    async fn open(
+        &self,
+        destination: &Destination,
+        place: Place,
+        descriptor: Option<Reservation>,
+    ) -> Result<Made<B>, ForwardError> {
         let limits = &self.upstream.limits;
-        let descriptor = self.upstream.descriptors.take(1).ok_or(ForwardError::NoDescriptor)?;
+        let descriptor = descriptor.ok_or(ForwardError::NoDescriptor)?;
         let guard = ConnectionGuard { place, descriptor };
         let connect = self.connector(destination);
         let Connected { stream, is_http2 } = reconnect::connect(connect, &self.upstream.breaker).await?;
@@ -273,6 +300,7 @@ impl<B: RequestBody> Pool<B> {
             self.paused_until.set(Some(Instant::now() + PAUSE_AFTER_FAILURE));
             0
         } else {
+            self.queue.wake_all();
             self.queue.len()
         };
         self.failures.replace(Some((count, error)));

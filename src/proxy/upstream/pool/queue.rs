@@ -1,13 +1,16 @@
 //! The requests of a worker that wait for a connection to an upstream, in the order of their arrival.
 //!
-//! Only the first looks for a connection, each time one may have come free. A request that arrives while others wait
-//! goes to the end.
+//! Whatever comes free calls the first request that is not called yet, and a called request looks for a connection. Each
+//! request is called for itself: if one request called the next, a long queue would take as many turns of the runtime.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::mem;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::proxy::upstream::connections::Gauges;
@@ -20,40 +23,44 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The waiting requests.
 pub(super) struct Queue {
-    waiting: Cell<usize>,
+    /// By the order of arrival.
+    waiting: RefCell<BTreeMap<u64, Ticket>>,
+    /// The number of the next request.
+    next: Cell<u64>,
+    /// Requests with smaller numbers are called.
+    uncalled: Cell<u64>,
     /// Counts the waiting requests of all workers.
     gauges: Arc<Gauges>,
     max_waiting: usize,
-    /// One permit, for the first: the semaphore serves in the order of arrival.
-    turn: Semaphore,
-    /// Notified when the first may find a connection.
-    changed: Notify,
+}
+
+#[derive(Default)]
+struct Ticket {
+    is_called: bool,
+    waker: Option<Waker>,
 }
 
 /// A waiting request; leaves the queue when dropped.
-pub(super) struct Waiter<'q>(&'q Queue);
-
-/// The first request in the queue.
-pub(super) struct First<'q> {
-    changed: &'q Notify,
-    _turn: Option<SemaphorePermit<'q>>,
+pub(super) struct Waiter<'q> {
+    queue: &'q Queue,
+    number: u64,
 }
 
 impl Queue {
     /// An empty queue for a worker that may have so many connections.
     pub(super) fn new(connections: usize, gauges: Arc<Gauges>) -> Self {
         Self {
-            waiting: Cell::new(0),
+            waiting: RefCell::default(),
+            next: Cell::default(),
+            uncalled: Cell::default(),
             gauges,
             max_waiting: connections.saturating_add(MAX_WAITING),
-            turn: Semaphore::new(1),
-            changed: Notify::new(),
         }
     }
 
     /// How many requests wait.
     pub(super) fn len(&self) -> usize {
-        self.waiting.get()
+        self.waiting.borrow().len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -65,38 +72,67 @@ impl Queue {
         if self.len() >= self.max_waiting {
             return None;
         }
-        self.waiting.set(self.len() + 1);
+        let number = self.next.replace(self.next.get() + 1);
+        self.waiting.borrow_mut().insert(number, Ticket::default());
         self.gauges.waiting.rise();
-        Some(Waiter(self))
+        Some(Waiter { queue: self, number })
     }
 
-    /// Lets the first look again.
+    /// Calls the first request that is not called yet.
     pub(super) fn wake(&self) {
-        if !self.is_empty() {
-            self.changed.notify_one();
+        self.call_next();
+    }
+
+    /// Calls all requests.
+    pub(super) fn wake_all(&self) {
+        while self.call_next() {}
+    }
+
+    /// Whether there was a request to call.
+    fn call_next(&self) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        let Some((number, ticket)) = waiting.range_mut(self.uncalled.get()..).next() else { return false };
+        self.uncalled.set(number + 1);
+        ticket.is_called = true;
+        if let Some(waker) = ticket.waker.take() {
+            waker.wake();
         }
+        true
     }
 }
 
-impl<'q> Waiter<'q> {
-    /// Waits to be the first.
-    pub(super) async fn turn(&self) -> First<'q> {
-        // Never closed.
-        First { changed: &self.0.changed, _turn: self.0.turn.acquire().await.ok() }
+impl Waiter<'_> {
+    /// Whether no other request has waited for longer.
+    pub(super) fn is_first(&self) -> bool {
+        self.queue.waiting.borrow().first_key_value().is_some_and(|(number, _)| *number == self.number)
     }
-}
 
-impl First<'_> {
-    /// Waits until a connection may have come free.
-    pub(super) async fn change(&self) {
-        let _ = timeout(LOOK_AGAIN, self.changed.notified()).await;
+    /// Waits to be called, because a connection may have come free.
+    pub(super) async fn call(&self) {
+        while timeout(LOOK_AGAIN, poll_fn(|cx| self.poll_call(cx))).await.is_err() && !self.is_first() {}
+    }
+
+    fn poll_call(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waiting = self.queue.waiting.borrow_mut();
+        let Some(ticket) = waiting.get_mut(&self.number) else { return Poll::Ready(()) };
+        if !mem::take(&mut ticket.is_called) {
+            ticket.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        // If it finds nothing, it is the first to be called again.
+        self.queue.uncalled.set(self.queue.uncalled.get().min(self.number));
+        Poll::Ready(())
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.waiting.set(self.0.len() - 1);
-        self.0.gauges.waiting.fall();
+        let ticket = self.queue.waiting.borrow_mut().remove(&self.number);
+        self.queue.gauges.waiting.fall();
+        // What the call was about is left to another request.
+        if ticket.is_some_and(|ticket| ticket.is_called) {
+            self.queue.wake();
+        }
     }
 }
 
@@ -106,24 +142,82 @@ mod tests {
 
     use super::*;
 
+    fn queue(connections: usize) -> Queue {
+        Queue::new(connections, Arc::default())
+    }
+
+    /// Which of the requests are called, and look.
+    fn called(all: &[Waiter<'_>]) -> Vec<bool> {
+        all.iter().map(|waiter| waiter.call().now_or_never().is_some()).collect()
+    }
+
     #[tokio::test]
-    async fn the_order_of_arrival_holds_and_a_request_that_leaves_is_skipped() {
-        let queue = Queue::new(1, Arc::default());
-        let all = [queue.join().unwrap(), queue.join().unwrap(), queue.join().unwrap()];
-        let [first, second, third] = &all;
-        let held = first.turn().now_or_never().expect("nobody is before it");
-        let (mut one, mut two) = (Box::pin(second.turn()), Box::pin(third.turn()));
-        assert!(one.as_mut().now_or_never().is_none() && two.as_mut().now_or_never().is_none());
+    async fn each_wake_calls_one_request_in_the_order_of_arrival() {
+        let queue = queue(1);
+        let all: Vec<_> = (0..4).map(|_| queue.join().unwrap()).collect();
+        assert_eq!(called(&all), [false; 4]);
 
-        drop(one);
-        drop(held);
+        queue.wake();
+        queue.wake();
+        assert_eq!(called(&all), [true, true, false, false]);
 
-        assert!(two.now_or_never().is_some());
+        // They have found nothing, and are called first again.
+        queue.wake();
+        assert_eq!(called(&all), [true, false, false, false]);
+
+        queue.wake_all();
+        assert_eq!(called(&all), [true; 4]);
+        assert_eq!(called(&all), [false; 4]);
+    }
+
+    #[tokio::test]
+    async fn the_call_of_a_request_that_leaves_goes_to_the_next() {
+        let queue = queue(1);
+        let mut all: Vec<_> = (0..3).map(|_| queue.join().unwrap()).collect();
+        assert!(all[0].is_first() && !all[1].is_first());
+        queue.wake();
+
+        drop(all.remove(0));
+
+        assert!(all[0].is_first());
+        assert_eq!(called(&all), [true, false]);
+        drop(all.remove(0));
+        assert_eq!(called(&all), [false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_wakes_the_request_that_waits_for_it() {
+        let queue = queue(1);
+        let (first, second) = (queue.join().unwrap(), queue.join().unwrap());
+        let wakes = async {
+            tokio::task::yield_now().await;
+            queue.wake_all();
+        };
+
+        let began = tokio::time::Instant::now();
+        tokio::join!(first.call(), second.call(), wakes);
+
+        assert!(began.elapsed() < LOOK_AGAIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_looks_again_when_nothing_came_free() {
+        let queue = queue(1);
+        let (first, second) = (queue.join().unwrap(), queue.join().unwrap());
+
+        tokio::select! {
+            biased;
+            () = second.call() => panic!("the second is not called"),
+            () = first.call() => {}
+        }
+        drop(first);
+
+        assert!(timeout(2 * LOOK_AGAIN, second.call()).await.is_ok());
     }
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_a_request_that_leaves_makes_room() {
-        let queue = Queue::new(3, Arc::default());
+        let queue = queue(3);
         let mut all: Vec<_> = (0..MAX_WAITING + 3).map(|_| queue.join().unwrap()).collect();
         assert!(queue.join().is_none());
 
@@ -131,17 +225,5 @@ mod tests {
 
         assert_eq!((queue.len(), queue.gauges.waiting.get()), (MAX_WAITING + 2, MAX_WAITING + 2));
         assert!(queue.join().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_change_before_the_wait_is_not_lost() {
-        let queue = Queue::new(1, Arc::default());
-        let waiter = queue.join().unwrap();
-        let first = waiter.turn().await;
-
-        queue.wake();
-
-        assert!(first.change().now_or_never().is_some());
-        assert!(first.change().now_or_never().is_none());
     }
 }

@@ -120,11 +120,16 @@ fn world(api: Api) -> World {
 
 /// With a limit of `connections` for both workers.
 fn world_of(api: Api, connections: usize) -> World {
+    world_with(api, connections, 1000)
+}
+
+/// With so many file descriptors.
+fn world_with(api: Api, connections: usize, descriptors: usize) -> World {
     let connecting = api.clone();
     let destination = fixture::destination(api.is_http2, move || Box::pin(connecting.clone().connect()));
     let max_age = Duration::from_mins(10);
     let limits = ConnectionLimits { connections, workers: 2, max_age, ..ConnectionLimits::default() };
-    let upstream = Upstream::written(0, destination, Slots::new(1000));
+    let upstream = Upstream::written(0, destination, Slots::new(descriptors));
     let minute = Duration::from_mins(1);
     let settings =
         config::Breaker { failures: 3, percent: 1, window: minute, open: minute, open_max: minute };
@@ -273,6 +278,42 @@ fn what_comes_free_first_serves_the_first_request_over_http_1() {
         assert!(began.elapsed() < Duration::from_millis(3600), "{:?}", began.elapsed());
         assert!(order.into_inner().is_sorted());
     });
+}
+
+#[test]
+fn a_crowd_gets_no_more_connections_than_callers_over_http_1() {
+    run(async || {
+        for callers in [2, 5, 40] {
+            let world = world(Api { is_http2: false, ..Api::default() });
+            let one_less = (1..callers).map(|_| world.get());
+            assert!(join_all(one_less).await.iter().all(Result::is_ok));
+
+            let all = (0..callers).map(|_| async {
+                for _ in 0..50 {
+                    world.get().await.unwrap();
+                }
+            });
+            join_all(all).await;
+
+            let made = world.api.attempts.load(Ordering::Relaxed);
+            assert!(made <= callers, "{made} attempts to connect for {callers} callers");
+        }
+    });
+}
+
+#[test]
+fn without_a_descriptor_requests_wait_for_the_connections_there_are() {
+    for is_http2 in [false, true] {
+        run(async move || {
+            let world = world_with(Api { is_http2, streams: 2, ..Api::default() }, 100, 3);
+            let outcomes = join_all((0..30).map(|_| world.get())).await;
+            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+
+            let world = world_with(Api { is_http2, ..Api::default() }, 100, 0);
+            let outcome = world.get().await;
+            assert_eq!(outcome, Err(ForwardError::NoDescriptor.to_string()));
+        });
+    }
 }
 
 #[test]
