@@ -38,9 +38,11 @@ impl World {
         let clock = Clock::system();
         let tokens = Arc::<Tokens>::default();
         let credential = Arc::clone(&config.credentials[0]);
-        let (refresher, source) =
+        let (mut refresher, source) =
             Refresher::new(credential, Issuer(Arc::clone(&tokens)), DurableState::in_memory(clock), clock);
-        tokio::task::spawn_local(refresher.run_until(std::future::pending(), std::future::pending()));
+        tokio::task::spawn_local(async move {
+            refresher.run_until(std::future::pending(), std::future::pending()).await;
+        });
         let destination = Destination::new(
             "https://api.example.com".to_owned(),
             HeaderValue::from_static("api.example.com"),

@@ -22,7 +22,21 @@ pub struct Histogram {
 
 /// The samples of all routes, by the route's name.
 #[derive(Debug, Default)]
-pub(super) struct Latencies(Mutex<BTreeMap<String, VecDeque<Vec<u64>>>>);
+pub(super) struct Latencies(Mutex<BTreeMap<String, Samples>>);
+
+/// The samples of a route.
+#[derive(Debug, Default)]
+struct Samples {
+    /// The counts of the latest sample.
+    latest: Counts,
+    /// What each sample has beyond the one before it, the oldest first.
+    added: VecDeque<Counts>,
+}
+
+/// The counts of the buckets that are not empty, with their places. Most routes have few such buckets, and in an interval
+/// fewer.
+#[derive(Debug, Default)]
+struct Counts(Box<[(usize, u64)]>);
 
 /// The latencies of one route over the last minutes, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,17 +55,9 @@ impl Latencies {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = BTreeMap::new();
         for (name, histogram) in routes {
-            let mut kept = samples.remove(name).unwrap_or_default();
             // The counts of another route of the same name begin anew.
-            let continues = kept.back().is_none_or(|last| is_later(last, &histogram.counts));
-            if !continues {
-                kept.clear();
-            }
-            if kept.len() == SAMPLES {
-                kept.pop_front();
-            }
-            kept.push_back(histogram.counts.clone());
-            next.insert(name.to_owned(), kept);
+            let kept = samples.remove(name).filter(|kept| kept.latest.may_become(&histogram.counts));
+            next.insert(name.to_owned(), Samples::followed_by(kept, &histogram.counts));
         }
         *samples = next;
     }
@@ -59,28 +65,64 @@ impl Latencies {
     /// The latencies of a route up to now.
     pub(super) fn recent(&self, name: &str, now: &Histogram) -> Recent {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept =
-            samples.get(name).filter(|kept| kept.back().is_some_and(|last| is_later(last, &now.counts)));
-        let none = VecDeque::new();
-        let kept = kept.unwrap_or(&none);
-        let since = |earlier: Option<&Vec<u64>>, later: &[u64]| -> Vec<u64> {
-            let before = |at: usize| earlier.and_then(|counts| counts.get(at)).copied().unwrap_or_default();
-            later.iter().enumerate().map(|(at, count)| count.saturating_sub(before(at))).collect()
-        };
-        let all = since(kept.front(), &now.counts);
-        let ends = kept.iter().skip(1).map(Vec::as_slice).chain([now.counts.as_slice()]);
-        let intervals = kept.iter().zip(ends).map(|(begin, end)| since(Some(begin), end));
-        Recent {
-            median: quantile(now.bounds, &all, 50),
-            p99: quantile(now.bounds, &all, 99),
-            medians: intervals.map(|counts| quantile(now.bounds, &counts, 50)).collect(),
+        let kept = samples.get(name).filter(|kept| kept.latest.may_become(&now.counts));
+        let median = |counts: &[u64]| quantile(now.bounds, counts, 50);
+        let mut all = now.counts.clone();
+        let mut medians = Vec::new();
+        if let Some(Samples { latest, added }) = kept {
+            latest.subtract_from(&mut all);
+            medians.extend(added.iter().map(|counts| median(&counts.in_buckets(all.len()))));
+            medians.push(median(&all));
+            for counts in added {
+                counts.add_to(&mut all);
+            }
         }
+        Recent { median: median(&all), p99: quantile(now.bounds, &all, 99), medians }
     }
 }
 
-/// Whether the counts of a later moment can follow those of an earlier one.
-fn is_later(earlier: &[u64], later: &[u64]) -> bool {
-    earlier.len() == later.len() && earlier.iter().zip(later).all(|(before, after)| before <= after)
+impl Samples {
+    /// The samples with one more.
+    fn followed_by(samples: Option<Self>, counts: &[u64]) -> Self {
+        let latest = Counts::of(counts);
+        let Some(mut samples) = samples else { return Self { latest, added: VecDeque::new() } };
+        let mut added = counts.to_vec();
+        samples.latest.subtract_from(&mut added);
+        if samples.added.len() == SAMPLES - 1 {
+            samples.added.pop_front();
+        }
+        samples.added.push_back(Counts::of(&added));
+        Self { latest, ..samples }
+    }
+}
+
+impl Counts {
+    fn of(buckets: &[u64]) -> Self {
+        Self(buckets.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// Whether these buckets can follow the counts at a later moment.
+    fn may_become(&self, buckets: &[u64]) -> bool {
+        self.0.iter().all(|(at, count)| buckets.get(*at).is_some_and(|later| later >= count))
+    }
+
+    fn add_to(&self, buckets: &mut [u64]) {
+        for (at, count) in &self.0 {
+            buckets[*at] += count;
+        }
+    }
+
+    fn subtract_from(&self, buckets: &mut [u64]) {
+        for (at, count) in &self.0 {
+            buckets[*at] -= count;
+        }
+    }
+
+    fn in_buckets(&self, number: usize) -> Vec<u64> {
+        let mut buckets = vec![0; number];
+        self.add_to(&mut buckets);
+        buckets
+    }
 }
 
 /// The time in milliseconds within which so many of a hundred requests were answered, interpolated within its bucket;
@@ -150,6 +192,28 @@ mod tests {
         }
         let recent = latencies.recent("/", &histogram([4, 0, 1]));
         assert_eq!((recent.medians.len(), recent.median), (SAMPLES, None));
+    }
+
+    #[test]
+    fn a_route_without_requests_keeps_no_counts_and_one_with_requests_those_of_its_buckets() {
+        let latencies = Latencies::default();
+        let kept = || -> usize {
+            let samples = latencies.0.lock().unwrap();
+            samples
+                .values()
+                .flat_map(|kept| kept.added.iter().chain([&kept.latest]))
+                .map(|counts| counts.0.len())
+                .sum()
+        };
+        for _ in 0..SAMPLES * 2 {
+            sample(&latencies, [0, 0, 0]);
+        }
+        assert_eq!(kept(), 0);
+
+        for _ in 0..SAMPLES * 2 {
+            sample(&latencies, [0, 3, 0]);
+        }
+        assert_eq!(kept(), 1);
     }
 
     #[test]

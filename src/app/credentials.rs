@@ -169,7 +169,7 @@ impl Refreshers {
     ) -> Credential {
         let (leaving, asked) = mpsc::channel(1);
         let operator = refresher.operator();
-        self.tasks.spawn(keep_fresh(refresher, asked, self.stage.clone()));
+        self.tasks.spawn(keep_fresh(Box::new(refresher), asked, self.stage.clone()));
         Credential { config, source, operator, leaving }
     }
 
@@ -195,8 +195,9 @@ impl Refreshers {
     }
 }
 
+/// Boxed: a future keeps each argument twice, and there may be a thousand credentials.
 async fn keep_fresh(
-    mut refresher: OneRefresher,
+    mut refresher: Box<OneRefresher>,
     mut leaving: mpsc::Receiver<oneshot::Sender<OneRefresher>>,
     stage: watch::Receiver<Stage>,
 ) -> Ended {
@@ -208,14 +209,14 @@ async fn keep_fresh(
             let _ = watched.wait_for(|stage| *stage == Stage::Cut).await;
         };
         let leave_off = async { asked = Some(leaving.recv().await) };
-        refresher = refresher.run_until(cut, leave_off).await;
+        refresher.run_until(cut, leave_off).await;
         match asked {
             None => return Ended::OfItself,
             // The last `Credential` was dropped: the configuration no longer has this credential.
             Some(None) => return Ended::Asked,
-            Some(Some(receiver)) => match receiver.send(refresher) {
+            Some(Some(receiver)) => match receiver.send(*refresher) {
                 Ok(()) => return Ended::Asked,
-                Err(unwanted) => refresher = unwanted,
+                Err(unwanted) => *refresher = unwanted,
             },
         }
     }

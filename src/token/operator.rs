@@ -39,7 +39,7 @@ pub struct Operator {
     /// The credential, for help with its failures.
     credential: Arc<Credential>,
     history: Arc<History>,
-    grants: mpsc::Sender<GrantOrder>,
+    grants: mpsc::Sender<Box<GrantOrder>>,
     refreshes: Requester<Refreshed>,
     clock: Clock,
 }
@@ -191,7 +191,7 @@ impl Operator {
         }
         let (reply, outcome) = oneshot::channel();
         let hand_over = GrantOrder { grant, received: self.clock.now(), reply };
-        self.grants.send(hand_over).await.map_err(|_| NotAdopted::Gone)?;
+        self.grants.send(Box::new(hand_over)).await.map_err(|_| NotAdopted::Gone)?;
         outcome.await.unwrap_or(Err(NotAdopted::Gone))
     }
 
@@ -221,10 +221,11 @@ pub(super) struct GrantOrder {
 /// The orders of all operators, as the refresher receives them.
 #[derive(Debug)]
 pub(super) struct Orders {
-    sender: mpsc::Sender<GrantOrder>,
-    receiver: mpsc::Receiver<GrantOrder>,
+    /// Boxed, as a channel has room for 32 from the beginning.
+    sender: mpsc::Sender<Box<GrantOrder>>,
+    receiver: mpsc::Receiver<Box<GrantOrder>>,
     /// A grant that was received and not yet taken.
-    arrived: Option<GrantOrder>,
+    arrived: Option<Box<GrantOrder>>,
     /// The requests for a refresh.
     pub(super) refreshes: Responder<Refreshed>,
 }
@@ -263,7 +264,7 @@ impl Orders {
     }
 
     /// The next grant whose operator still waits for the answer.
-    pub(super) fn take_grant(&mut self) -> Option<GrantOrder> {
+    pub(super) fn take_grant(&mut self) -> Option<Box<GrantOrder>> {
         loop {
             let grant = self.arrived.take().or_else(|| self.receiver.try_recv().ok())?;
             if !grant.reply.is_closed() {

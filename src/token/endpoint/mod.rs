@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
+use rustls::client::Resumption;
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -49,6 +50,9 @@ use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
 
 /// How long an idle connection to the token endpoint is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// TLS sessions that can be resumed: eight, as many as rustls keeps, of each of four servers. The room is taken at once, and
+/// that for rustls' default of 32 servers is more memory than the rest of a credential has.
+const KEPT_SESSIONS: usize = 4 * 8;
 
 /// The credential's latest token during a token request.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +115,8 @@ impl TokenClient {
             HttpVersion::Http1 => (HTTP_1, builder.http1_only()),
             HttpVersion::Http2 => (HTTP_2, builder.http2_prior_knowledge()),
         };
-        let tls = trust.client_config(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
+        let mut tls = trust.client_config(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
+        tls.resumption = Resumption::in_memory_sessions(KEPT_SESSIONS);
         // The configuration has taken the environment's proxy into account already.
         let mut builder = builder.no_proxy();
         if let Some(proxy) = &credential.proxy {

@@ -189,14 +189,10 @@ impl<E: TokenEndpoint> Refresher<E> {
         self
     }
 
-    /// Keeps the token fresh until `stop` or `leave_off` resolves, and returns the refresher, which can continue or leave its
-    /// state to another. A token request that is under way then is finished and its result written; only `stop` drops a
+    /// Keeps the token fresh until `stop` or `leave_off` resolves. The refresher can then continue, or leave its state to
+    /// another. A token request that is under way then is finished and its result written; only `stop` drops a
     /// request, if it cannot use up a refresh token. No request begins after either.
-    pub async fn run_until(
-        mut self,
-        stop: impl Future<Output = ()>,
-        leave_off: impl Future<Output = ()>,
-    ) -> Self {
+    pub async fn run_until(&mut self, stop: impl Future<Output = ()>, leave_off: impl Future<Output = ()>) {
         let (mut stop, mut leave_off) = (std::pin::pin!(stop), std::pin::pin!(leave_off));
         let stops = loop {
             match self.carry_out_orders().await {
@@ -235,7 +231,6 @@ impl<E: TokenEndpoint> Refresher<E> {
         } else {
             self.durable.finish().await;
         }
-        self
     }
 
     fn next_step(&mut self) -> NextAction {

@@ -55,7 +55,13 @@ impl<E: TokenEndpoint> Refresher<E> {
         } else {
             // An operator may ask as often as the quota admits, and makes no other request wait for longer.
             self.same_token = self.same_token.saturating_add(u32::from(!self.is_ordered)).max(1);
-            self.due = schedule::ask_again_at(now, planned, token.expires(), self.same_token);
+            let has_later_end =
+                self.store.latest().is_some_and(|latest| schedule::is_later_end(&latest, &token));
+            self.due = if has_later_end {
+                planned
+            } else {
+                schedule::ask_again_at(now, planned, token.expires(), self.same_token)
+            };
             Some(schedule::no_forced_before(now, self.same_token))
         };
         self.no_forced_before = unchanged_until.unwrap_or_default();

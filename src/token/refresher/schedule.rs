@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::clock::Moment;
+use crate::token::access_token::AccessToken;
 
 /// The waits after the server has issued the current token again.
 const SAME_TOKEN: Backoff = Backoff { first: Duration::from_secs(10), max: Duration::from_hours(1) };
@@ -25,7 +26,14 @@ pub(crate) fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chan
     expires.before(margin + earlier)
 }
 
-/// When to request a token again after the server has issued the current token for the `times`-th time in a row.
+/// Whether the server has issued the current token again with a later end, so that the token is replaced before its end
+/// like a new one.
+pub(crate) fn is_later_end(current: &AccessToken, again: &AccessToken) -> bool {
+    current.expires().until(again.expires()) > SAME_ANSWER
+}
+
+/// When to request a token again after the server has issued the current token, with the same end, for the `times`-th time
+/// in a row.
 ///
 /// Only the server knows when it will issue another: the intervals grow, and the token's end is the latest moment.
 pub(crate) fn ask_again_at(now: Moment, planned: Moment, expires: Moment, times: u32) -> Moment {

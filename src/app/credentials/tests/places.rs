@@ -118,7 +118,7 @@ impl World {
 }
 
 /// Makes one refresh.
-async fn refreshed(refresher: OneRefresher, source: &TokenSource) -> OneRefresher {
+async fn refreshed(mut refresher: OneRefresher, source: &TokenSource) -> OneRefresher {
     let before = source.generation();
     source.demand(before);
     let is_done = async {
@@ -126,10 +126,11 @@ async fn refreshed(refresher: OneRefresher, source: &TokenSource) -> OneRefreshe
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(WITHIN, refresher.run_until(std::future::pending(), is_done)).await.unwrap()
+    tokio::time::timeout(WITHIN, refresher.run_until(std::future::pending(), is_done)).await.unwrap();
+    refresher
 }
 
-async fn handed_over(refresher: OneRefresher, refresh_token: &str) -> (OneRefresher, bool) {
+async fn handed_over(mut refresher: OneRefresher, refresh_token: &str) -> (OneRefresher, bool) {
     let operator = refresher.operator();
     let (done, is_done) = oneshot::channel();
     let hand_over = async {
@@ -146,7 +147,7 @@ async fn handed_over(refresher: OneRefresher, refresh_token: &str) -> (OneRefres
         adopted.is_durable
     };
     let run = refresher.run_until(std::future::pending(), async { drop(is_done.await) });
-    let (is_durable, refresher) =
+    let (is_durable, ()) =
         tokio::time::timeout(WITHIN, Box::pin(async { tokio::join!(hand_over, run) })).await.unwrap();
     (refresher, is_durable)
 }
