@@ -79,9 +79,9 @@ hot-path:
 instructions *arguments: hot-path
     benches/instructions {{arguments}}
 
-# Run the demo on loopback.
+# Run the demo on loopback, in the build that is made in the shortest time.
 demo *arguments:
-    cargo run --release --locked -- demo {{arguments}}
+    cargo run --locked --no-default-features -- demo {{arguments}}
 
 # Fuzz a target of fuzz/fuzz_targets for the given number of seconds (needs cargo-fuzz; no nightly).
 fuzz target seconds="60":

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 /// hyper allocates and frees large buffers for each request; glibc caches small allocations only.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
