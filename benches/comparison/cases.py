@@ -11,11 +11,17 @@ import time
 from . import load, machine
 from .load import Load
 from .proxies import Proxy, Variant
+from .world import SIZES
 
 KIB = 1024
 #: The duration of a thousand TLS handshakes.
 WARM_UP_SECONDS = 2
 IDLE_SECONDS = 15
+#: As long as the allocator keeps memory that is not used.
+REST_SECONDS = 12
+#: The first requests of a crowd wait for connections to the upstream; so long, they are fewer than a hundredth.
+CROWD_SECONDS = 8
+CROWD = 1000
 COLD_CONNECTIONS = 250
 IDLE_CONNECTIONS = 1000
 ALL_PEERS = ("nginx", "haproxy", "envoy", "bearerd", "bearerd-h2")
@@ -84,12 +90,14 @@ def one_round(proxy, what, seconds):
 def compare(world, options, case, title, what, wanted, against=None):
     """Runs rounds of a load, interleaved over the proxies; the figures are medians.
 
-    `against` has pairs of proxies to compare; without it bearerd is compared with every other proxy.
+    `what` is the load of every proxy, or a dictionary with the load of each. `against` has pairs of proxies to compare;
+    without it bearerd is compared with every other proxy.
     """
     result = Result(case, title)
     with running(world, wanted, options, result) as proxies:
+        loads = {proxy.name: what[proxy.name] if isinstance(what, dict) else what for proxy in proxies}
         for proxy in proxies:
-            what.run(proxy, WARM_UP_SECONDS, may_fail=True)
+            loads[proxy.name].run(proxy, WARM_UP_SECONDS, may_fail=True)
         result.rounds = {proxy.name: [] for proxy in proxies}
         for number in range(options.rounds):
             turn = number % len(proxies) if proxies else 0
@@ -97,7 +105,7 @@ def compare(world, options, case, title, what, wanted, against=None):
                 if proxy.name not in result.rounds:
                     continue
                 try:
-                    result.rounds[proxy.name].append(one_round(proxy, what, options.seconds))
+                    result.rounds[proxy.name].append(one_round(proxy, loads[proxy.name], options.seconds))
                 except load.Failed as failed:
                     result.failed[proxy.name] = str(failed)
                     del result.rounds[proxy.name]
@@ -127,7 +135,8 @@ def connections(options, default):
 def get(world, options, defaults=(1, 64, 1000)):
     for count in connections(options, defaults):
         title = f"GET of 1 KiB, {count} connection{'s' if count > 1 else ''}"
-        yield compare(world, options, f"get-{count}", title, Load(count), variants(*ALL_PEERS))
+        long = dataclasses.replace(options, seconds=max(options.seconds, CROWD_SECONDS)) if count >= CROWD else options
+        yield compare(world, long, f"get-{count}", title, Load(count), variants(*ALL_PEERS))
 
 
 def post(case, size, title, default):
@@ -145,9 +154,9 @@ def post(case, size, title, default):
 
 
 def download(world, options):
-    for count in connections(options, (16,)):
+    for count in connections(options, (16, 64, 256)):
         what, title = Load(count, path="/large"), f"responses of 1 MiB, {count} connections"
-        yield compare(world, options, "download", title, what, variants(*ALL_PEERS))
+        yield compare(world, options, f"download-{count}", title, what, variants(*ALL_PEERS))
 
 
 def http2(world, options):
@@ -173,13 +182,83 @@ def access_log(world, options):
         yield compare(world, options, "access-log", title, Load(count), wanted, against)
 
 
+def growth(world, options, case, title, steps):
+    """How the cost of a request grows over steps, which are triples of a label, settings of the proxies, and a load.
+
+    Compares each proxy's cost at a step with its cost at the first step, and bearerd's with nginx' at each step.
+    """
+    peers = ("nginx", "bearerd")
+    wanted = [Variant(peer, f"{peer}-{label}", **settings) for label, settings, _ in steps for peer in peers]
+    loads = {f"{peer}-{label}": what for label, _, what in steps for peer in peers}
+    labels = [label for label, _, _ in steps]
+    against = [(f"bearerd-{label}", f"nginx-{label}") for label in labels]
+    against += [(f"{peer}-{label}", f"{peer}-{labels[0]}") for peer in reversed(peers) for label in labels[1:]]
+    yield compare(world, options, case, title, loads, wanted, against)
+
+
+def crowd(world, options):
+    counts = connections(options, (1, 10, 100, 1000, min(10_000, machine.most_connections())))
+    steps = [(str(count), {}, Load(count)) for count in counts]
+    options = dataclasses.replace(options, seconds=max(CROWD_SECONDS, options.seconds))
+    yield from growth(world, options, "connections", "GET of 1 KiB, by the number of callers' connections", steps)
+
+
+def bodies(world, options):
+    count = max(connections(options, (16,)))
+    sizes = {f"{size // KIB}KiB": size for size in SIZES}
+    down = [(label, {}, Load(count, path=f"/sized/{size}")) for label, size in sizes.items()]
+    yield from growth(world, options, "bodies-down", f"GET, by the size of the response, {count} connections", down)
+    up = [(label, {}, Load(count, body=size, path="/upload")) for label, size in sizes.items()]
+    yield from growth(world, options, "bodies-up", f"POST, by the size of the request, {count} connections", up)
+
+
 def routes(world, options):
-    wanted = [Variant("bearerd", "bearerd-1")]
-    wanted += [Variant("bearerd", f"bearerd-{count}", routes=count) for count in (100, 10_000)]
+    wanted = [Variant("bearerd", f"bearerd-{count}", routes=count) for count in (1, 100, 10_000)]
     against = [("bearerd-100", "bearerd-1"), ("bearerd-10000", "bearerd-1")]
     for count in connections(options, (64,)):
         title = f"GET of 1 KiB, 1, 100 and 10,000 routes, {count} connections"
         yield compare(world, options, "routes", title, Load(count), wanted, against)
+
+
+def token_life(world, options):
+    """What tokens cost that live for two seconds, beside tokens that live for an hour."""
+    wanted = [Variant("bearerd", "bearerd-1h"), Variant("bearerd", "bearerd-2s", token_life=2)]
+    for count in connections(options, (64,)):
+        title = f"GET of 1 KiB, tokens of an hour and of two seconds, {count} connections"
+        result = compare(world, options, "token-life", title, Load(count), wanted, [("bearerd-2s", "bearerd-1h")])
+        for name in result.proxies:
+            result.proxies[name]["token_requests"] = world.tokens.issued[name]
+        yield result
+
+
+def at_rest(proxy):
+    """The memory in MiB and the processor time in percent of a proxy without requests."""
+    time.sleep(REST_SECONDS)
+    before = sum(machine.cpu(proxy.pid))
+    time.sleep(REST_SECONDS)
+    busy = sum(machine.cpu(proxy.pid)) - before
+    return {"resident": machine.resident(proxy.pid) / KIB, "rest_percent": busy / REST_SECONDS * 100}
+
+
+def credentials(world, options):
+    """The start until every credential has its token, and the memory and the processor time at rest."""
+    result = Result("credentials", "start to all tokens, and at rest, by the number of credentials")
+    counts = (1, 10, 100, 1000)
+    wanted = [Variant("bearerd", f"bearerd-{count}", routes=count, credentials=count) for count in counts]
+    for variant in wanted if "bearerd" in options.peers else ():
+        times = []
+        for number in range(options.rounds):
+            begun = time.monotonic()
+            with Proxy(world, variant) as proxy:
+                proxy.await_tokens(begun + 60)
+                times.append((time.monotonic() - begun) * 1e3)
+                if number == options.rounds - 1:
+                    result.proxies[proxy.name] = {"tokens_ms": statistics.median(times), **at_rest(proxy)}
+    least, most = (result.proxies.get(wanted[at].name) for at in (0, -1))
+    if least and most:
+        kib = (most["resident"] - least["resident"]) * KIB / (counts[-1] - counts[0])
+        result.ratios = [{"of": wanted[-1].name, "to": wanted[0].name, "credential_kib": kib}]
+    yield result
 
 
 def workers(world, options):
@@ -315,7 +394,11 @@ CASES = {
     "http2": (http2, True),
     "tls": (tls, False),
     "access-log": (access_log, False),
+    "connections": (crowd, False),
+    "bodies": (bodies, False),
     "routes": (routes, False),
+    "credentials": (credentials, False),
+    "token-life": (token_life, False),
     "workers": (workers, False),
     "quota": (quota, False),
     "idle": (idle, False),

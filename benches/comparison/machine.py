@@ -69,6 +69,11 @@ def prepare():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
 
 
+def most_connections():
+    """The most connections of callers for which a proxy has descriptors, with one more for each to the upstream."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 400
+
+
 def start(cores, command, **options):
     """Starts a process on these cores only."""
     pin = lambda: os.sched_setaffinity(0, cores)

@@ -1,5 +1,6 @@
 """The proxies, each configured as an expert would: one worker, keep-alive, verified TLS."""
 
+import contextlib
 import dataclasses
 import functools
 import http.client
@@ -29,6 +30,9 @@ class Variant:
     upstream_http2: bool = False
     replay: bool = True
     routes: int = 1
+    credentials: int = 1
+    #: The life of a token, in seconds.
+    token_life: int = 3600
     #: Whether the API allows a number of requests, which is never reached.
     quota: bool = False
 
@@ -45,7 +49,7 @@ class Variant:
 
 NGINX = """
 daemon off; worker_processes {workers}; error_log {folder}/{name}.log error; pid {folder}/{name}.pid;
-events {{ worker_connections 16384; }}
+events {{ worker_connections 32768; }}
 http {{
   access_log {access_log}; keepalive_requests 100000000; keepalive_timeout 3600; client_max_body_size 0;
   client_body_temp_path {folder}/p1; proxy_temp_path {folder}/p2; fastcgi_temp_path {folder}/p3;
@@ -66,7 +70,7 @@ http {{
 """
 
 
-def nginx(world, variant, port):
+def nginx(world, variant, port, _):
     protocol = " ".join(word for word, wanted in (("ssl", variant.tls), ("http2", variant.http2)) if wanted)
     path = world.folder / f"{variant.name}.conf"
     path.write_text(NGINX.format(
@@ -99,14 +103,14 @@ backend api
 """
 
 
-def haproxy(world, variant, port):
+def haproxy(world, variant, port, _):
     protocol = f"ssl crt {world.folder}/both.pem alpn http/1.1" if variant.tls else "proto h2" if variant.http2 else ""
     path = world.folder / f"{variant.name}.cfg"
     path.write_text(HAPROXY.format(folder=world.folder, port=port, protocol=protocol, upstream=variant.at(world)))
     return [machine.tool("haproxy"), "-db", "-f", path]
 
 
-def envoy(world, variant, port):
+def envoy(world, variant, port, _):
     kind = "type.googleapis.com/envoy.extensions."
 
     def cluster(name, port, **more):
@@ -175,31 +179,44 @@ def envoy(world, variant, port):
     return [machine.tool("envoy"), "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
 
 
-def bearerd_toml(world, variant, port):
+def bearerd_toml(world, variant, port, admin):
     """bearerd's configuration."""
-    limits = "" if variant.replay else '[server.limits]\nreplay_body = "0"\n'
+    limits = "connections = 16384\n" + ("" if variant.replay else 'replay_body = "0"\n')
     tls = '[server.tls]\ncertificate = "server.pem"\nprivate_key = "server.key"\n' if variant.tls else ""
-    route = f'[[routes]]\nupstream = "https://localhost:{variant.at(world)}"\ncredential = "api"\nca_file = "ca.pem"\n'
-    # As many as nginx is configured to keep, and Envoy by default.
-    route += f'connections = 1024\nhttp_version = "{"2" if variant.upstream_http2 else "1.1"}"\n'
+    route = f'[[routes]]\nupstream = "https://localhost:{variant.at(world)}"\nca_file = "ca.pem"\n'
+    # A file with 10,000 routes has room for no more.
+    if variant.routes == 1:
+        # nginx opens as many as are needed, keeps 1024 of them, as bearerd does, and keeps these for a minute. As many
+        # requests of bearerd as connections, and a thousand more, may wait for a connection, for as long as nginx waits.
+        route += 'connections = 9000\nidle_timeout = "60s"\nconnect_timeout = "60s"\n'
+        route += f'http_version = "{"2" if variant.upstream_http2 else "1.1"}"\n'
     quota = 'api_quota = { requests = 1000000000, per = "60s" }\n' if variant.quota else ""
+    world.tokens.life[variant.name] = variant.token_life
+    # Python's server would take longer for a thousand requests than bearerd.
+    tokens = f"{world.tokens.port}/{variant.name}" if variant.credentials == 1 else f"{world.ports['behind']}/token"
     paths = ["/"] if variant.routes == 1 else [f"/{number}" for number in range(variant.routes)]
     return (
-        f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {variant.workers}\n{limits}{tls}'
-        f'[admin]\nlisten = "127.0.0.1:{machine.free_port()}"\n'
+        f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {variant.workers}\n[server.limits]\n{limits}{tls}'
+        f'[admin]\nlisten = "127.0.0.1:{admin}"\n'
         f"[log]\naccess = {json.dumps(variant.access_log)}\n"
-        f'[credentials.api]\ntoken_url = "http://127.0.0.1:{world.tokens.port}/{variant.name}"\n'
-        f'client_id = "benchmark"\nclient_secret = {{ env = "BENCHMARK_SECRET" }}\n{quota}'
-        + "".join(f'{route}path = "{path}"\n' for path in paths)
+        + "".join(
+            f'[credentials.api{number}]\ntoken_url = "http://127.0.0.1:{tokens}"\n'
+            f'client_id = "benchmark"\nclient_secret = {{ env = "BENCHMARK_SECRET" }}\n{quota}'
+            for number in range(variant.credentials)
+        )
+        + "".join(
+            f'{route}path = "{path}"\ncredential = "api{number % variant.credentials}"\n'
+            for number, path in enumerate(paths)
+        )
     )
 
 
 SECRET = {"BENCHMARK_SECRET": "benchmark", "RUST_LOG": "bearerd::access=info,warn"}
 
 
-def bearerd(world, variant, port):
+def bearerd(world, variant, port, admin):
     path = world.folder / f"{variant.name}.toml"
-    path.write_text(bearerd_toml(world, variant, port))
+    path.write_text(bearerd_toml(world, variant, port, admin))
     return [world.binary, "run", "-c", path]
 
 
@@ -211,12 +228,12 @@ class Proxy:
 
     def __init__(self, world, variant):
         self.world, self.variant, self.name = world, variant, variant.name
-        self.port = machine.free_port()
+        self.port, self.admin = machine.free_port(), machine.free_port()
         # With many routes the path of one in the middle.
         path = "/" if variant.routes == 1 else f"/{variant.routes // 2}/"
         self.path = path
         self.url = f"{'https' if variant.tls else 'http'}://127.0.0.1:{self.port}{path}"
-        self.command = PEERS[variant.peer](world, variant, self.port)
+        self.command = PEERS[variant.peer](world, variant, self.port, self.admin)
         self.process = None
 
     def __enter__(self):
@@ -248,6 +265,17 @@ class Proxy:
     def _may_be_asked(self):
         # http.client does not speak HTTP/2; nginx and HAProxy speak only HTTP/2 on such an address.
         return not self.variant.http2
+
+    def await_tokens(self, deadline):
+        """Waits until every credential of bearerd has had its token."""
+        while time.monotonic() < deadline:
+            connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=5)
+            with contextlib.suppress(OSError), contextlib.closing(connection):
+                connection.request("GET", "/readyz")
+                if connection.getresponse().status == 200:
+                    return
+            time.sleep(0.001)
+        sys.exit(f"benches/compare: {self.name} has not got all tokens")
 
     def await_answer(self, deadline, pause=0.01):
         """Waits for the first request that is answered with 200."""

@@ -7,11 +7,11 @@ COLUMNS = {
     "p50": ("p50 ms", 8, 2), "p99": ("p99 ms", 8, 2), "p999": ("p99.9 ms", 9, 2), "resident": ("MiB", 7, 1),
     "idle_kib": ("KiB each", 10, 1), "requests": ("requests", 10, 0), "errors": ("errors", 8, 0),
     "token_requests": ("token requests", 16, 0), "start_ms": ("start ms", 10, 1), "binary_mib": ("binary MiB", 12, 1),
-    "slowest": ("slowest ms", 11, 2),
+    "slowest": ("slowest ms", 11, 2), "tokens_ms": ("to tokens ms", 14, 0), "rest_percent": ("CPU % at rest", 15, 2),
 }
 RATIOS = {"cpu": "CPU per request", "scale": "two cores beside one, by CPU", "p50": "p50",
           "p99": "p99", "slowest": "slowest", "rate": "req/s", "idle_kib": "KiB each", "start_ms": "start",
-          "resident": "memory"}
+          "resident": "memory", "credential_kib": "KiB for each credential"}
 #: The variation of a figure between rounds above which it is printed.
 NOISE = 0.15
 

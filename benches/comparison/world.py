@@ -14,12 +14,14 @@ from . import machine
 
 KIB = 1024
 LARGE = 1024 * KIB
+#: The sizes of responses for which there is a file `sized/SIZE`.
+SIZES = (KIB, 16 * KIB, 256 * KIB, LARGE)
 
 # Requests without a token are refused, so that every proxy must add one. A file revokes a token. nginx reads an upload
 # before its answer only if it passes the request on.
 UPSTREAM = """
 daemon off; worker_processes 1; error_log {folder}/upstream.log error; pid {folder}/upstream.pid;
-events {{ worker_connections 16384; }}
+events {{ worker_connections 32768; }}
 http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout 3600; client_max_body_size 0;
   client_body_temp_path {folder}/u1; proxy_temp_path {folder}/u2; fastcgi_temp_path {folder}/u3;
@@ -30,6 +32,7 @@ http {{
     if ($http_authorization = "") {{ return 401; }}
     location / {{ return 200 "{body}"; }}
     location = /large {{ root {folder}; }}
+    location /sized/ {{ root {folder}; }}
     location = /upload {{
       client_body_buffer_size 1m; proxy_pass http://behind/; proxy_pass_request_body off;
       proxy_set_header Content-Length ""; proxy_http_version 1.1; proxy_set_header Connection "";
@@ -39,6 +42,7 @@ http {{
   server {{
     listen 127.0.0.1:{behind};
     location / {{ return 200 "{body}"; }}
+    location = /token {{ return 200 '{token}'; }}
   }}
   server {{
     listen 127.0.0.1:{revocable} ssl; server_name localhost;
@@ -50,11 +54,18 @@ http {{
 """
 
 
+def token_response(token, life):
+    """The response of a token endpoint (RFC 6749 §5.1)."""
+    return json.dumps({"access_token": token, "token_type": "Bearer", "expires_in": life})
+
+
 class TokenEndpoint:
     """Issues the tokens `NAME-1`, `NAME-2` and so on for requests of `/NAME`."""
 
     def __init__(self):
         self.issued = collections.Counter()
+        #: The life of each name's tokens, in seconds.
+        self.life = collections.defaultdict(lambda: 3600)
         #: The duration of each name's latest answer, in seconds.
         self.took = {}
         endpoint = self
@@ -68,7 +79,7 @@ class TokenEndpoint:
                 name = self.path.strip("/")
                 endpoint.issued[name] += 1
                 token = f"{name}-{endpoint.issued[name]}"
-                body = json.dumps({"access_token": token, "token_type": "Bearer", "expires_in": 3600}).encode()
+                body = token_response(token, endpoint.life[name]).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
@@ -102,9 +113,12 @@ class World:
         pem = (self.folder / "server.pem").read_text() + (self.folder / "server.key").read_text()
         (self.folder / "both.pem").write_text(pem)
         (self.folder / "revoked").mkdir()
-        (self.folder / "large").write_bytes(b"x" * LARGE)
-        (self.folder / "large").chmod(0o644)
-        text = UPSTREAM.format(folder=self.folder, body="x" * KIB, **self.ports)
+        (self.folder / "sized").mkdir()
+        for path, size in [("large", LARGE), *((f"sized/{size}", size) for size in SIZES)]:
+            (self.folder / path).write_bytes(b"x" * size)
+            (self.folder / path).chmod(0o644)
+        token = token_response("benchmark", 3600)
+        text = UPSTREAM.format(folder=self.folder, body="x" * KIB, token=token, **self.ports)
         (self.folder / "upstream.conf").write_text(text)
         command = [nginx, "-p", self.folder, "-c", self.folder / "upstream.conf"]
         self.upstream = machine.start({machine.LOAD_CORE}, command)
