@@ -27,7 +27,7 @@ pub(super) struct Queue {
     waiting: RefCell<BTreeMap<u64, Ticket>>,
     /// The number of the next request.
     next: Cell<u64>,
-    /// Requests with smaller numbers are called.
+    /// Requests with smaller numbers are called, and some of the others may be.
     uncalled: Cell<u64>,
     /// Counts the waiting requests of all workers.
     gauges: Arc<Gauges>,
@@ -91,7 +91,8 @@ impl Queue {
     /// Whether there was a request to call.
     fn call_next(&self) -> bool {
         let mut waiting = self.waiting.borrow_mut();
-        let Some((number, ticket)) = waiting.range_mut(self.uncalled.get()..).next() else { return false };
+        let mut uncalled = waiting.range_mut(self.uncalled.get()..).filter(|(_, ticket)| !ticket.is_called);
+        let Some((number, ticket)) = uncalled.next() else { return false };
         self.uncalled.set(number + 1);
         ticket.is_called = true;
         if let Some(waker) = ticket.waker.take() {
@@ -168,6 +169,21 @@ mod tests {
         queue.wake_all();
         assert_eq!(called(&all), [true; 4]);
         assert_eq!(called(&all), [false; 4]);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_called_already_takes_no_call_from_another() {
+        let queue = queue(1);
+        let all: Vec<_> = (0..3).map(|_| queue.join().unwrap()).collect();
+        queue.wake();
+        queue.wake();
+        // The first looks in vain, while the second has not run yet.
+        assert!(all[0].call().now_or_never().is_some());
+
+        queue.wake();
+        queue.wake();
+
+        assert_eq!(called(&all), [true; 3]);
     }
 
     #[tokio::test]
